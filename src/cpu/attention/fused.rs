@@ -1,0 +1,134 @@
+//! Attention block by block: scores never leave the cache.
+
+use std::ops::Range;
+
+use crate::cpu::attention::{Call, all_finite, seen};
+use crate::cpu::light_conv::zero_padding;
+use crate::cpu::product::{Strides, product};
+use crate::cpu::softmax::{OnlineSoftmax, scale_columns};
+use crate::cpu::tiles::{Tiles, workers};
+use crate::problem::AttentionProblem;
+use crate::sequences::Piece;
+
+/// Queries of a tile; a multiple of 16.
+const QUERIES: usize = 64;
+/// Keys of a block: its scores and its values fit in the second cache together.
+const KEYS: usize = 256;
+
+pub(super) fn scratch_len(problem: &AttentionProblem) -> usize {
+    workers() * per_worker(problem)
+}
+
+/// Scores, sums of values, queries, and copies of keys and values; then maximum, sum and factor of each query.
+fn per_worker(problem: &AttentionProblem) -> usize {
+    let d = problem.head_channels();
+    (KEYS + 2 * d + 3) * QUERIES + 2 * KEYS * d
+}
+
+pub(super) fn run(call: &Call<'_>, scratch: &mut [f32]) {
+    let problem = call.problem;
+    let d = problem.head_channels();
+    let tiles = Tiles::new(problem.queries().tokens(), problem.heads(), QUERIES, 1);
+    tiles.for_each(scratch, per_worker(problem), |rows, heads, scratch| {
+        let column = heads.start * d;
+        for piece in call.queries.pieces(rows) {
+            zero_padding(&call.y, &piece, column..column + d);
+            if !piece.tokens.is_empty() {
+                attend(call, &piece, column, scratch);
+            }
+        }
+    });
+}
+
+/// Attention of the queries of `piece` in the head that begins at `column`.
+///
+/// Scores and sums are transposed, `[keys, queries]` and `[channels, queries]`, so that softmax runs down columns.
+fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
+    let (problem, count) = (call.problem, piece.tokens.len());
+    let d = problem.head_channels();
+    let keys = call.keys.as_slice()[piece.index];
+    let seen = |i: usize| seen(problem, piece.sequence, keys, piece.tokens.start + i);
+
+    let (scores, scratch) = scratch.split_at_mut(KEYS * QUERIES);
+    let (sums, scratch) = scratch.split_at_mut(d * QUERIES);
+    let (queries, scratch) = scratch.split_at_mut(d * QUERIES);
+    let (k_copy, scratch) = scratch.split_at_mut(KEYS * d);
+    let (v_copy, statistics) = scratch.split_at_mut(KEYS * d);
+    let mut softmax = OnlineSoftmax::begin(statistics, QUERIES);
+    sums.fill(0.0);
+    for (i, query) in queries.chunks_exact_mut(d).take(count).enumerate() {
+        call.q.load(piece.sequence.first + piece.tokens.start + i, column, query);
+        query.iter_mut().for_each(|q| *q *= problem.score_scale());
+    }
+
+    // What a query sees moves forward with it, so the first and the last query bound what any of them sees.
+    let (first, last) = (seen(0), seen(count - 1));
+    for start in (first.start..last.end).step_by(KEYS) {
+        let block = start..(start + KEYS).min(last.end);
+        let rows = keys.first + block.start..keys.first + block.end;
+        let (k, k_stride) = call.k.stage(rows.clone(), column, d, k_copy);
+        product(
+            (block.len(), count, d),
+            (scores, Strides::row_major(QUERIES)),
+            false,
+            (k, Strides::row_major(k_stride)),
+            (queries, Strides::column_major(d)),
+        );
+        let all_seen = |seen: &Range<usize>| seen.start <= block.start && block.end <= seen.end;
+        let masked = !(all_seen(&first) && all_seen(&last));
+        if masked {
+            for i in 0..count {
+                let seen = seen(i);
+                for key in block.clone().filter(|key| !seen.contains(key)) {
+                    scores[(key - block.start) * QUERIES + i] = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let scale = softmax.add(scores, block.len());
+        scale_columns(sums, d, QUERIES, scale);
+        let (v, v_stride) = call.v.stage(rows, column, d, v_copy);
+        if masked && !all_finite(v, v_stride, block.len(), d) {
+            add_seen(sums, scores, (v, v_stride), count, block, seen);
+            continue;
+        }
+        product(
+            (d, count, block.len()),
+            (sums, Strides::row_major(QUERIES)),
+            true,
+            (v, Strides::column_major(v_stride)),
+            (scores, Strides::row_major(QUERIES)),
+        );
+    }
+
+    let scale = softmax.finish();
+    scale_columns(sums, d, QUERIES, scale);
+    for (i, out) in queries.chunks_exact_mut(d).take(count).enumerate() {
+        for (out, sums) in out.iter_mut().zip(sums.chunks_exact(QUERIES)) {
+            *out = sums[i];
+        }
+        // SAFETY: tiles are disjoint in rows or heads, and each row of a head is written once.
+        unsafe { call.y.store(piece.sequence.first + piece.tokens.start + i, column, out) };
+    }
+}
+
+/// The product with values, one query at a time, over no key but those it sees: a product of zero and a NaN that it
+/// does not see would be NaN.
+fn add_seen(
+    sums: &mut [f32],
+    weights: &[f32],
+    (v, v_stride): (&[f32], usize),
+    count: usize,
+    block: Range<usize>,
+    seen: impl Fn(usize) -> Range<usize>,
+) {
+    for i in 0..count {
+        let seen = seen(i);
+        for key in seen.start.max(block.start)..seen.end.min(block.end) {
+            let row = key - block.start;
+            let weight = weights[row * QUERIES + i];
+            for (sums, v) in sums.chunks_exact_mut(QUERIES).zip(&v[row * v_stride..]) {
+                sums[i] += weight * v;
+            }
+        }
+    }
+}

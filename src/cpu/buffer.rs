@@ -1,0 +1,396 @@
+//! Slices of any element type, and rows of tokens in them.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::slice::from_raw_parts_mut;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use pulp::Arch;
+
+use crate::{DType, Element, Error, Result};
+
+/// A slice of one of the element types.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'a> {
+    /// f32.
+    F32(&'a [f32]),
+    /// f16.
+    F16(&'a [f16]),
+    /// bf16.
+    BF16(&'a [bf16]),
+}
+
+impl<'a, E: Element> From<&'a [E]> for Elements<'a> {
+    fn from(slice: &'a [E]) -> Self {
+        match E::DTYPE {
+            DType::F32 => Elements::F32(bytemuck::cast_slice(slice)),
+            DType::F16 => Elements::F16(bytemuck::cast_slice(slice)),
+            DType::BF16 => Elements::BF16(bytemuck::cast_slice(slice)),
+        }
+    }
+}
+
+impl<'a> Elements<'a> {
+    /// The type of the elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            Elements::F32(_) => DType::F32,
+            Elements::F16(_) => DType::F16,
+            Elements::BF16(_) => DType::BF16,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(self) -> usize {
+        match self {
+            Elements::F32(slice) => slice.len(),
+            Elements::F16(slice) => slice.len(),
+            Elements::BF16(slice) => slice.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements as a slice of `E`, if that is their type.
+    pub(crate) fn as_slice<E: Element>(self) -> Option<&'a [E]> {
+        (self.dtype() == E::DTYPE).then(|| match self {
+            Elements::F32(slice) => bytemuck::cast_slice(slice),
+            Elements::F16(slice) => bytemuck::cast_slice(slice),
+            Elements::BF16(slice) => bytemuck::cast_slice(slice),
+        })
+    }
+
+    /// The elements from `start` on, as f32; exact.
+    pub(crate) fn load(self, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
+        match self {
+            Elements::F32(slice) => out.copy_from_slice(&slice[range]),
+            Elements::F16(slice) => slice[range].convert_to_f32_slice(out),
+            Elements::BF16(slice) => {
+                let slice = &slice[range];
+                Arch::new().dispatch(|| {
+                    for (out, x) in out.iter_mut().zip(slice) {
+                        *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+                    }
+                });
+            }
+        }
+    }
+
+    /// One element as f32; exact.
+    pub(crate) fn at(self, index: usize) -> f32 {
+        match self {
+            Elements::F32(slice) => slice[index],
+            Elements::F16(slice) => slice[index].to_f32(),
+            Elements::BF16(slice) => slice[index].to_f32(),
+        }
+    }
+
+    /// An error unless these are `expected` elements (or more) of type `dtype`.
+    pub(crate) fn check(self, tensor: &'static str, dtype: DType, expected: usize) -> Result<()> {
+        if self.dtype() != dtype {
+            return Err(Error::DType { tensor, expected: vec![dtype], got: self.dtype() });
+        }
+        if self.len() < expected {
+            return Err(Error::Length { tensor, expected, got: self.len() });
+        }
+        Ok(())
+    }
+}
+
+/// An error unless an optional input is there exactly if the problem has it, with `expected` elements of type `dtype`.
+pub(crate) fn check_optional(
+    tensor: &'static str,
+    given: Option<Elements<'_>>,
+    wanted: bool,
+    dtype: DType,
+    expected: usize,
+) -> Result<()> {
+    match given {
+        Some(elements) if wanted => elements.check(tensor, dtype, expected),
+        Some(_) => Err(Error::Surplus { tensor }),
+        None if wanted => Err(Error::Missing { tensor }),
+        None => Ok(()),
+    }
+}
+
+/// A mutable slice of one of the element types.
+#[derive(Debug)]
+pub enum ElementsMut<'a> {
+    /// f32.
+    F32(&'a mut [f32]),
+    /// f16.
+    F16(&'a mut [f16]),
+    /// bf16.
+    BF16(&'a mut [bf16]),
+}
+
+impl<'a, E: Element> From<&'a mut [E]> for ElementsMut<'a> {
+    fn from(slice: &'a mut [E]) -> Self {
+        match E::DTYPE {
+            DType::F32 => ElementsMut::F32(bytemuck::cast_slice_mut(slice)),
+            DType::F16 => ElementsMut::F16(bytemuck::cast_slice_mut(slice)),
+            DType::BF16 => ElementsMut::BF16(bytemuck::cast_slice_mut(slice)),
+        }
+    }
+}
+
+/// Memory of one of the element types: what a tensor on the CPU holds.
+#[derive(Clone, Debug)]
+pub(crate) enum Buffer {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+impl Buffer {
+    pub(crate) fn zeros(dtype: DType, len: usize) -> Self {
+        match dtype {
+            DType::F32 => Buffer::F32(vec![0.0; len]),
+            DType::F16 => Buffer::F16(vec![f16::ZERO; len]),
+            DType::BF16 => Buffer::BF16(vec![bf16::ZERO; len]),
+        }
+    }
+
+    pub(crate) fn elements(&self) -> Elements<'_> {
+        match self {
+            Buffer::F32(vec) => Elements::F32(vec),
+            Buffer::F16(vec) => Elements::F16(vec),
+            Buffer::BF16(vec) => Elements::BF16(vec),
+        }
+    }
+
+    pub(crate) fn elements_mut(&mut self) -> ElementsMut<'_> {
+        match self {
+            Buffer::F32(vec) => ElementsMut::F32(vec),
+            Buffer::F16(vec) => ElementsMut::F16(vec),
+            Buffer::BF16(vec) => ElementsMut::BF16(vec),
+        }
+    }
+}
+
+/// Tokens in a slice: token t begins at element t * stride.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub(crate) data: Elements<'a>,
+    stride: Option<usize>,
+}
+
+impl<'a> Rows<'a> {
+    /// Token after token, without a gap.
+    pub fn contiguous(data: impl Into<Elements<'a>>) -> Self {
+        Rows { data: data.into(), stride: None }
+    }
+
+    /// `stride` elements from one token to the next, at least the channels of one.
+    pub fn strided(data: impl Into<Elements<'a>>, stride: usize) -> Self {
+        Rows { data: data.into(), stride: Some(stride) }
+    }
+
+    /// The rows of a tensor `[tokens, channels]` of type `dtype`, or what is wrong with them.
+    pub(crate) fn check(
+        self,
+        tensor: &'static str,
+        dtype: DType,
+        tokens: usize,
+        channels: usize,
+    ) -> Result<Source<'a>> {
+        let stride = check_stride(tensor, self.stride, channels)?;
+        self.data.check(tensor, dtype, extent(tensor, tokens, stride, channels)?)?;
+        Ok(Source { data: self.data, stride })
+    }
+}
+
+impl ElementsMut<'_> {
+    /// Rounds `values` into the elements; both have the same length.
+    pub(crate) fn store(self, values: &[f32]) {
+        match self {
+            ElementsMut::F32(slice) => slice.copy_from_slice(values),
+            ElementsMut::F16(slice) => slice.convert_from_f32_slice(values),
+            ElementsMut::BF16(slice) => {
+                Arch::new().dispatch(|| {
+                    for (out, &value) in slice.iter_mut().zip(values) {
+                        *out = round_to_bf16(value);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Tokens in a mutable slice: token t begins at element t * stride. What lies between the rows is left as it is.
+#[derive(Debug)]
+pub struct RowsMut<'a> {
+    data: ElementsMut<'a>,
+    stride: Option<usize>,
+}
+
+impl<'a> RowsMut<'a> {
+    /// Token after token, without a gap.
+    pub fn contiguous(data: impl Into<ElementsMut<'a>>) -> Self {
+        RowsMut { data: data.into(), stride: None }
+    }
+
+    /// `stride` elements from one token to the next, at least the channels of one.
+    pub fn strided(data: impl Into<ElementsMut<'a>>, stride: usize) -> Self {
+        RowsMut { data: data.into(), stride: Some(stride) }
+    }
+
+    /// The rows of a tensor `[tokens, channels]` of type `dtype`, or what is wrong with them.
+    pub(crate) fn check(
+        self,
+        tensor: &'static str,
+        dtype: DType,
+        tokens: usize,
+        channels: usize,
+    ) -> Result<Sink<'a>> {
+        let stride = check_stride(tensor, self.stride, channels)?;
+        let expected = extent(tensor, tokens, stride, channels)?;
+        let (pointer, got, len) = match self.data {
+            ElementsMut::F32(slice) => (Pointer::F32(slice.as_mut_ptr()), DType::F32, slice.len()),
+            ElementsMut::F16(slice) => (Pointer::F16(slice.as_mut_ptr()), DType::F16, slice.len()),
+            ElementsMut::BF16(slice) => (Pointer::BF16(slice.as_mut_ptr()), DType::BF16, slice.len()),
+        };
+        if got != dtype {
+            return Err(Error::DType { tensor, expected: vec![dtype], got });
+        }
+        if len < expected {
+            return Err(Error::Length { tensor, expected, got: len });
+        }
+        Ok(Sink { pointer, stride, channels, tokens, slice: PhantomData })
+    }
+}
+
+fn check_stride(tensor: &'static str, stride: Option<usize>, channels: usize) -> Result<usize> {
+    match stride {
+        Some(stride) if stride < channels => Err(Error::Stride { tensor, stride, channels }),
+        stride => Ok(stride.unwrap_or(channels)),
+    }
+}
+
+/// Elements from the first of the first token to the last of the last.
+fn extent(tensor: &'static str, tokens: usize, stride: usize, channels: usize) -> Result<usize> {
+    let Some(last) = tokens.checked_sub(1) else { return Ok(0) };
+    last.checked_mul(stride)
+        .and_then(|start| start.checked_add(channels))
+        .ok_or_else(|| Error::TooLarge { what: tensor, sizes: vec![tokens, stride] })
+}
+
+/// Checked rows to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    data: Elements<'a>,
+    pub(crate) stride: usize,
+}
+
+impl<'a> Source<'a> {
+    /// Columns from `column` on of one row, as f32.
+    pub(crate) fn load(&self, row: usize, column: usize, out: &mut [f32]) {
+        self.data.load(row * self.stride + column, out);
+    }
+
+    /// The elements from one row on, where they are f32 and need no conversion.
+    pub(crate) fn as_f32(&self, row: usize) -> Option<&'a [f32]> {
+        match self.data {
+            Elements::F32(slice) => Some(&slice[row * self.stride..]),
+            _ => None,
+        }
+    }
+
+    /// Rows as f32 with `width` columns from `column` on: where they lie, or a copy in `copy`; and their stride.
+    pub(crate) fn stage<'b>(
+        &self,
+        rows: Range<usize>,
+        column: usize,
+        width: usize,
+        copy: &'b mut [f32],
+    ) -> (&'b [f32], usize)
+    where
+        'a: 'b,
+    {
+        if rows.is_empty() {
+            return (&[], width);
+        }
+        if let Some(slice) = self.as_f32(rows.start) {
+            return (&slice[column..], self.stride);
+        }
+        for (row, out) in rows.zip(copy.chunks_exact_mut(width)) {
+            self.load(row, column, out);
+        }
+        (copy, width)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Pointer {
+    F32(*mut f32),
+    F16(*mut f16),
+    BF16(*mut bf16),
+}
+
+/// Checked rows to write, from several threads, each row and column by one of them.
+pub(crate) struct Sink<'a> {
+    pointer: Pointer,
+    stride: usize,
+    channels: usize,
+    tokens: usize,
+    slice: PhantomData<&'a mut ()>,
+}
+
+// SAFETY: a Sink is the unique borrow of a slice of plain numbers, which may be sent; writing through it from several
+// threads is made safe by the contract of `store`.
+unsafe impl Send for Sink<'_> {}
+// SAFETY: as above; `store` is the only access, and its caller promises that no two threads write the same element.
+unsafe impl Sync for Sink<'_> {}
+
+impl Sink<'_> {
+    /// Rounds `values` into one row, from `column` on.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may write any of these elements during the call.
+    pub(crate) unsafe fn store(&self, row: usize, column: usize, values: &[f32]) {
+        assert!(row < self.tokens && column + values.len() <= self.channels);
+        let (start, len) = (row * self.stride + column, values.len());
+        // SAFETY: the assertion above keeps the range inside the slice that `RowsMut::check` measured, and the caller
+        // promises that nobody else writes it. The same for each type.
+        let row = unsafe {
+            match self.pointer {
+                Pointer::F32(pointer) => ElementsMut::F32(from_raw_parts_mut(pointer.add(start), len)),
+                Pointer::F16(pointer) => ElementsMut::F16(from_raw_parts_mut(pointer.add(start), len)),
+                Pointer::BF16(pointer) => ElementsMut::BF16(from_raw_parts_mut(pointer.add(start), len)),
+            }
+        };
+        row.store(values);
+    }
+}
+
+/// To nearest, ties to even, without a branch.
+#[inline(always)]
+fn round_to_bf16(value: f32) -> bf16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    // A NaN keeps its upper bits and a quiet bit, so that it cannot round to infinity.
+    let nan = (bits >> 16) | 0x40;
+    bf16::from_bits(if value.is_nan() { nan } else { rounded } as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_as_half_does() {
+        let patterns = (0..=u16::MAX).flat_map(|upper| {
+            [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|lower| u32::from(upper) << 16 | lower)
+        });
+        for value in patterns.map(f32::from_bits) {
+            let (got, expected) = (round_to_bf16(value), bf16::from_f32(value));
+            assert!(got == expected || got.is_nan() && expected.is_nan(), "{value:e}: {got} or {expected}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+use crate::cpu::buffer::check_optional;
+use crate::cpu::product::{Strides, product};
+use crate::cpu::tiles::{Tiles, workers};
+use crate::cpu::{Elements, Rows, RowsMut, scratch};
+use crate::problem::{Activation, LinearProblem};
+use crate::{DType, Result};
+
+/// A linear layer, prepared: see [`LinearProblem`].
+#[derive(Clone, Debug)]
+pub struct Linear {
+    problem: LinearProblem,
+}
+
+/// What [`Linear::run`] reads and writes.
+#[derive(Debug)]
+pub struct LinearArgs<'a> {
+    /// `[rows, in]`.
+    pub x: Rows<'a>,
+    /// W `[out, in]`.
+    pub weight: Elements<'a>,
+    /// `[out]`, where the problem has one.
+    pub bias: Option<Elements<'a>>,
+    /// `[rows, out]`, overwritten.
+    pub y: RowsMut<'a>,
+}
+
+/// Rows and outputs of a tile: a product large enough to be worth its packing.
+const TILE_ROWS: usize = 256;
+const TILE_OUTPUTS: usize = 256;
+
+impl Linear {
+    /// Ready to run any call that `problem` describes.
+    pub fn new(problem: LinearProblem) -> Self {
+        Linear { problem }
+    }
+
+    /// The problem it was made for.
+    pub fn problem(&self) -> &LinearProblem {
+        &self.problem
+    }
+
+    /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
+    pub fn scratch_len(&self) -> usize {
+        workers() * self.per_worker()
+    }
+
+    fn tile(&self) -> (usize, usize) {
+        (self.problem.rows().min(TILE_ROWS), self.problem.outputs().min(TILE_OUTPUTS))
+    }
+
+    /// One tile of y, and the x and W that it needs where they are not f32.
+    fn per_worker(&self) -> usize {
+        let (rows, outputs) = self.tile();
+        let copy = |count, dtype| if dtype == DType::F32 { 0 } else { count * self.problem.inputs() };
+        rows * outputs + copy(rows, self.problem.dtype()) + copy(outputs, self.problem.parameter_dtype())
+    }
+
+    /// Computes y.
+    ///
+    /// # Errors
+    ///
+    /// For a slice of another type than the problem's or too short for it, a bias that is missing or not part of the
+    /// problem, or too little scratch. Nothing is written then.
+    pub fn run(&self, args: LinearArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+        let problem = &self.problem;
+        let (inputs, outputs) = (problem.inputs(), problem.outputs());
+        let x = args.x.check("x", problem.dtype(), problem.rows(), inputs)?;
+        args.weight.check("weight", problem.parameter_dtype(), outputs * inputs)?;
+        check_optional("bias", args.bias, problem.has_bias(), problem.parameter_dtype(), outputs)?;
+        let weight =
+            Rows::contiguous(args.weight).check("weight", problem.parameter_dtype(), outputs, inputs)?;
+        let y = args.y.check("y", problem.dtype(), problem.rows(), outputs)?;
+        let memory = scratch(scratch_memory, self.scratch_len())?;
+
+        let (tile_rows, tile_outputs) = self.tile();
+        let tiles = Tiles::new(problem.rows(), outputs, tile_rows, tile_outputs);
+        tiles.for_each(memory, self.per_worker(), |rows, columns, scratch| {
+            let (tile, scratch) = scratch.split_at_mut(tile_rows * tile_outputs);
+            let copied_rows = if problem.dtype() == DType::F32 { 0 } else { tile_rows };
+            let (x_copy, weight_copy) = scratch.split_at_mut(copied_rows * inputs);
+            let (x, x_stride) = x.stage(rows.clone(), 0, inputs, x_copy);
+            let (weight, _) = weight.stage(columns.clone(), 0, inputs, weight_copy);
+            product(
+                (rows.len(), columns.len(), inputs),
+                (tile, Strides::row_major(columns.len())),
+                false,
+                (x, Strides::row_major(x_stride)),
+                (weight, Strides::column_major(inputs)),
+            );
+            for (row, tile) in rows.zip(tile.chunks_exact_mut(columns.len())) {
+                for (y, column) in tile.iter_mut().zip(columns.clone()) {
+                    *y += args.bias.map_or(0.0, |bias| bias.at(column));
+                    *y = match problem.activation_kind() {
+                        Activation::Identity => *y,
+                        Activation::Relu if *y < 0.0 => 0.0,
+                        Activation::Relu => *y,
+                    };
+                }
+                // SAFETY: tiles are disjoint in rows or columns, and so are the rows of one tile.
+                unsafe { y.store(row, columns.start, tile) };
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! The CPU room: every operator on slices that you own.
+//!
+//! An operator is prepared once for a [problem](crate::problem) and then runs on slices, with a token stride where
+//! they need one, in scratch memory that you give: [`LightConv::scratch_len`] numbers of it. Nothing of ours is
+//! allocated in a run (the matrix products of the `gemm` crate keep packing buffers of their own). Work is shared
+//! among the threads of the current rayon pool; the instruction set is chosen at run time. Results do not depend on
+//! the number of threads.
+//!
+//! ```
+//! use lightspan::problem::{Convolution, LightConvProblem};
+//! use lightspan::{DType, Sequences, Window, cpu};
+//!
+//! let sequences = Sequences::batch(1, 4)?;
+//! let conv = Convolution::new(sequences.shape(), 2, 1, Window::causal(2)?, DType::F32)?;
+//! let operator = cpu::LightConv::new(LightConvProblem::new(conv));
+//!
+//! let x = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+//! let mut y = [0.0f32; 8];
+//! let mut scratch = vec![0.0; operator.scratch_len()];
+//! operator.run(
+//!     cpu::LightConvArgs {
+//!         sequences: &sequences,
+//!         x: cpu::Rows::contiguous(&x[..]),
+//!         weight: (&[0.0f32, 0.0][..]).into(),
+//!         bias: None,
+//!         history: None,
+//!         y: cpu::RowsMut::contiguous(&mut y[..]),
+//!     },
+//!     &mut scratch,
+//! )?;
+//! assert_eq!(y, [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+//! # Ok::<(), lightspan::Error>(())
+//! ```
+
+mod attention;
+mod buffer;
+mod dynamic_conv;
+mod history;
+mod light_conv;
+mod linear;
+mod phase;
+mod product;
+mod scratch;
+mod softmax;
+mod span_conv;
+mod span_key;
+mod taps;
+mod tiles;
+
+pub use attention::{Attention, AttentionArgs, AttentionKind};
+pub use buffer::{Elements, ElementsMut, Rows, RowsMut};
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
+pub use history::{History, HistoryArgs};
+pub use light_conv::{LightConv, LightConvArgs};
+pub use linear::{Linear, LinearArgs};
+pub use span_conv::{SpanConv, SpanConvArgs};
+pub use span_key::{SpanKey, SpanKeyArgs};
+
+pub(crate) use buffer::Buffer;
+pub(crate) use scratch::ScratchPool;
+
+use crate::{Error, Result};
+
+/// The part of the caller's scratch that a run needs.
+fn scratch(given: &mut [f32], needed: usize) -> Result<&mut [f32]> {
+    let got = given.len();
+    given.get_mut(..needed).ok_or(Error::Scratch { expected: needed, got })
+}
+
+/// Rounds a row length up to whole vectors of the widest instruction set, so that kernels never meet half a vector.
+const fn padded(width: usize) -> usize {
+    width.next_multiple_of(16)
+}

@@ -1,0 +1,106 @@
+//! Convolution by phases: a window with dilation r is, for tokens r apart, a window without dilation.
+
+use std::ops::Range;
+
+use crate::Window;
+use crate::cpu::buffer::{Elements, Source};
+use crate::problem::Convolution;
+use crate::sequences::Piece;
+
+/// Tokens and history that a convolution reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Tokens<'a> {
+    pub(crate) x: Source<'a>,
+    pub(crate) history: Option<Elements<'a>>,
+    pub(crate) channels: usize,
+}
+
+/// Tokens of one sequence, r apart, and the rows that their taps read: tap j of token i reads row i + j - `skipped`.
+///
+/// Rows are the tokens in range and nothing else, so that a tap out of range has no row to read.
+pub(crate) struct Phase {
+    piece: Piece,
+    window: Window,
+    past: usize,
+    first: usize,
+    count: usize,
+    skipped: usize,
+    rows: usize,
+}
+
+impl Phase {
+    /// The phases of the tokens of `piece`, each with at least one token.
+    pub(crate) fn all(conv: &Convolution, piece: &Piece) -> impl Iterator<Item = Phase> {
+        let window = conv.window();
+        let past = if conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
+        let piece = piece.clone();
+        (0..window.dilation().min(piece.tokens.len())).map(move |residue| {
+            let first = piece.tokens.start + residue;
+            let count = (piece.tokens.end - first).div_ceil(window.dilation());
+            // The rows form the window of one token that is as wide as all of theirs together.
+            let all = count - 1 + window.width();
+            let (length, r) = (piece.sequence.length, window.dilation());
+            let skipped = window.left().saturating_sub(first + past).div_ceil(r).min(all);
+            let end = (length + window.left()).saturating_sub(first).div_ceil(r).min(all);
+            let rows = end.saturating_sub(skipped);
+            Phase { piece: piece.clone(), window, past, first, count, skipped, rows }
+        })
+    }
+
+    /// Most rows of a phase of `tokens` tokens of a sequence of at most `length`.
+    pub(crate) fn max_rows(conv: &Convolution, tokens: usize, length: usize) -> usize {
+        let window = conv.window();
+        let history = if conv.has_history() { window.width() } else { 0 };
+        (tokens + window.width() - 1).min(length.div_ceil(window.dilation()) + history)
+    }
+
+    /// How many tokens there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Row of the tensor that holds the i-th token.
+    pub(crate) fn token_row(&self, i: usize) -> usize {
+        self.piece.sequence.first + self.first + i * self.window.dilation()
+    }
+
+    /// The taps of the i-th token that are in range.
+    pub(crate) fn taps(&self, i: usize) -> Range<usize> {
+        let token = self.first + i * self.window.dilation();
+        self.window.taps_in_range(token, self.piece.sequence.length, self.past)
+    }
+
+    /// The row that tap j of the i-th token reads; the tap must be in range.
+    pub(crate) fn row(&self, i: usize, tap: usize) -> usize {
+        i + tap - self.skipped
+    }
+
+    /// The tokens whose taps are all in range: the others come before or after them.
+    pub(crate) fn interior(&self) -> Range<usize> {
+        let inside = |&i: &usize| self.taps(i).len() == self.window.width();
+        match (0..self.count).find(inside) {
+            Some(start) => start..(0..self.count).rev().find(inside).map_or(start, |last| last + 1),
+            None => 0..0,
+        }
+    }
+
+    /// Copies the columns of all rows into `out`, `stride` apart, as f32.
+    pub(crate) fn stage(&self, tokens: Tokens<'_>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
+        let channels = columns.len();
+        let reach = self.window.reach();
+        let start = self.window.token(self.first, self.skipped);
+        for (m, out) in out.chunks_mut(stride).take(self.rows).enumerate() {
+            let position = start + (m * self.window.dilation()) as isize;
+            let out = &mut out[..channels];
+            match (usize::try_from(position), tokens.history) {
+                (Ok(position), _) => tokens.x.load(self.piece.sequence.first + position, columns.start, out),
+                (Err(_), Some(history)) => {
+                    let row = self.piece.index * reach + reach - position.unsigned_abs();
+                    history.load(row * tokens.channels + columns.start, out);
+                }
+                // No row is before the first token where there is no history; if one were, it would read as zero.
+                (Err(_), None) => out.fill(0.0),
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+use crate::cpu::buffer::{Source, check_optional};
+use crate::cpu::light_conv::{FilterPlan, check_tokens, zero_padding};
+use crate::cpu::product::{Strides, product};
+use crate::cpu::tiles::{Tiles, workers};
+use crate::cpu::{Elements, Rows, RowsMut, scratch};
+use crate::problem::SpanKeyProblem;
+use crate::{DType, Result, Sequences};
+
+/// The span-aware key times the query, prepared: see [`SpanKeyProblem`].
+#[derive(Clone, Debug)]
+pub struct SpanKey {
+    problem: SpanKeyProblem,
+    filter: FilterPlan,
+}
+
+/// What [`SpanKey::run`] reads and writes.
+#[derive(Debug)]
+pub struct SpanKeyArgs<'a> {
+    /// The sequences, of the problem's shape.
+    pub sequences: &'a Sequences,
+    /// `[tokens, C]`.
+    pub x: Rows<'a>,
+    /// q `[tokens, A]`.
+    pub query: Rows<'a>,
+    /// `[C, K]`.
+    pub depthwise: Elements<'a>,
+    /// `[A, C]`.
+    pub pointwise: Elements<'a>,
+    /// `[A]`, where the problem has one.
+    pub key_bias: Option<Elements<'a>>,
+    /// `[sequences, (K - 1) r, C]`, where the problem has one.
+    pub history: Option<Elements<'a>>,
+    /// `[tokens, A]`, overwritten.
+    pub z: RowsMut<'a>,
+}
+
+impl SpanKey {
+    /// Ready to run any call that `problem` describes.
+    pub fn new(problem: SpanKeyProblem) -> Self {
+        SpanKey { filter: FilterPlan::new(problem.depthwise()), problem }
+    }
+
+    /// The problem it was made for.
+    pub fn problem(&self) -> &SpanKeyProblem {
+        &self.problem
+    }
+
+    /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
+    pub fn scratch_len(&self) -> usize {
+        self.shared() + workers() * self.per_worker()
+    }
+
+    /// The filter, the pointwise weight where it is not f32, and the bias.
+    fn shared(&self) -> usize {
+        self.filter.shared() + self.pointwise_copy() + self.problem.outputs()
+    }
+
+    fn pointwise_copy(&self) -> usize {
+        let conv = self.problem.depthwise();
+        if conv.parameter_dtype() == DType::F32 { 0 } else { self.problem.outputs() * conv.channels() }
+    }
+
+    /// The scratch of the filter, the convolved tokens of a tile, their keys, and one query.
+    fn per_worker(&self) -> usize {
+        let tokens = self.filter.tile_tokens();
+        let outputs = self.problem.outputs();
+        self.filter.per_worker() + tokens * self.problem.depthwise().channels() + (tokens + 1) * outputs
+    }
+
+    /// Computes z.
+    ///
+    /// # Errors
+    ///
+    /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
+    /// is missing or not part of the problem, or too little scratch. Nothing is written then.
+    pub fn run(&self, args: SpanKeyArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+        let conv = self.problem.depthwise();
+        let (rows, channels, outputs) = (conv.sequences().tokens(), conv.channels(), self.problem.outputs());
+        let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
+        let tokens = check_tokens(conv, sequences, x, history)?;
+        let query: Source<'_> = query.check("query", conv.dtype(), rows, outputs)?;
+        let dtype = conv.parameter_dtype();
+        depthwise.check("depthwise", dtype, channels * conv.window().width())?;
+        pointwise.check("pointwise", dtype, outputs * channels)?;
+        check_optional("key_bias", key_bias, self.problem.has_key_bias(), dtype, outputs)?;
+        let z = z.check("z", self.problem.output_dtype(), rows, outputs)?;
+        let memory = scratch(scratch_memory, self.scratch_len())?;
+
+        let (shared, per_worker) = memory.split_at_mut(self.shared());
+        let (filter, shared) = shared.split_at_mut(self.filter.shared());
+        let filter = self.filter.prepare(conv, depthwise, None, filter);
+        let (copy, bias) = shared.split_at_mut(self.pointwise_copy());
+        let pointwise = match pointwise {
+            Elements::F32(weight) => weight,
+            other => {
+                other.load(0, copy);
+                &*copy
+            }
+        };
+        bias.fill(0.0);
+        if let Some(key_bias) = key_bias {
+            key_bias.load(0, bias);
+        }
+        let bias = &*bias;
+
+        let tiles = Tiles::new(rows, 1, self.filter.tile_tokens(), 1);
+        tiles.for_each(per_worker, self.per_worker(), |rows, _, scratch| {
+            let (filter_scratch, scratch) = scratch.split_at_mut(self.filter.per_worker());
+            let (convolved, scratch) = scratch.split_at_mut(self.filter.tile_tokens() * channels);
+            let (keys, q) = scratch.split_at_mut(self.filter.tile_tokens() * outputs);
+            for piece in sequences.pieces(rows.clone()) {
+                for columns in self.filter.tile_columns() {
+                    filter.convolve(tokens, &piece, columns, filter_scratch, |row, column, values| {
+                        let at = (row - rows.start) * channels + column;
+                        convolved[at..at + values.len()].copy_from_slice(values);
+                    });
+                }
+            }
+            // Rows of padding hold what was there before: their keys are not read.
+            product(
+                (rows.len(), outputs, channels),
+                (keys, Strides::row_major(outputs)),
+                false,
+                (convolved, Strides::row_major(channels)),
+                (pointwise, Strides::column_major(channels)),
+            );
+            for piece in sequences.pieces(rows.clone()) {
+                zero_padding(&z, &piece, 0..outputs);
+                for t in piece.tokens {
+                    let row = piece.sequence.first + t;
+                    query.load(row, 0, q);
+                    let key = &mut keys[(row - rows.start) * outputs..][..outputs];
+                    for ((key, bias), q) in key.iter_mut().zip(bias).zip(&*q) {
+                        *key = (*key + bias) * q;
+                    }
+                    // SAFETY: tiles are disjoint in rows, and each row is written once.
+                    unsafe { z.store(row, 0, key) };
+                }
+            }
+        });
+        Ok(())
+    }
+}

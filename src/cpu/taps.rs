@@ -1,0 +1,215 @@
+//! The inner loops of convolution: weights times rows of tokens, in registers.
+
+use std::array::from_fn;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// One set of taps for all tokens: out\[i, c\] += sum_j weights\[j, c\] rows\[i + j, c\].
+pub(crate) struct SharedTaps<'a> {
+    /// `[tokens, out_stride]`.
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+    /// `[tokens + taps - 1, row_stride]`.
+    pub(crate) rows: &'a [f32],
+    pub(crate) row_stride: usize,
+    /// `[taps, weight_stride]`.
+    pub(crate) weights: &'a [f32],
+    pub(crate) weight_stride: usize,
+    pub(crate) tokens: usize,
+    pub(crate) taps: usize,
+    /// Channels, a multiple of 16.
+    pub(crate) width: usize,
+}
+
+impl SharedTaps<'_> {
+    pub(crate) fn run(self) {
+        if self.tokens == 0 || self.taps == 0 || self.width == 0 {
+            return;
+        }
+        let fits = |len: usize, rows: usize, stride: usize| (rows - 1) * stride + self.width <= len;
+        assert!(self.width.is_multiple_of(16));
+        assert!(fits(self.out.len(), self.tokens, self.out_stride));
+        assert!(fits(self.rows.len(), self.tokens + self.taps - 1, self.row_stride));
+        assert!(fits(self.weights.len(), self.taps, self.weight_stride));
+        Arch::new().dispatch(self);
+    }
+
+    /// `T` tokens and `V` vectors of channels at a time, so that a weight is loaded once for T tokens.
+    #[inline(always)]
+    fn columns<S: Simd, const V: usize>(&mut self, simd: S, mut column: usize, end: usize) -> usize {
+        let step = V * S::F32_LANES;
+        while column + step <= end {
+            let mut token = 0;
+            while token + 8 <= self.tokens {
+                // SAFETY: `run` asserted that `tokens` tokens of `width` channels fit, and these are among them.
+                unsafe { self.block::<S, 8, V>(simd, token, column) };
+                token += 8;
+            }
+            while token + 2 <= self.tokens {
+                // SAFETY: as above.
+                unsafe { self.block::<S, 2, V>(simd, token, column) };
+                token += 2;
+            }
+            if token < self.tokens {
+                // SAFETY: as above.
+                unsafe { self.block::<S, 1, V>(simd, token, column) };
+            }
+            column += step;
+        }
+        column
+    }
+
+    /// # Safety
+    ///
+    /// Tokens `token .. token + T` and channels `column .. column + V * LANES` must be within what `run` asserted.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const T: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        token: usize,
+        column: usize,
+    ) {
+        let lanes = S::F32_LANES;
+        // SAFETY: every address is that of a token, a tap and V vectors of channels inside the slices, by the
+        // function's contract; vectors are read and written unaligned.
+        unsafe {
+            let out = self.out.as_mut_ptr().add(token * self.out_stride + column);
+            let mut row = self.rows.as_ptr().add(token * self.row_stride + column);
+            let mut weight = self.weights.as_ptr().add(column);
+            let mut sums: [[S::f32s; V]; T] =
+                from_fn(|i| from_fn(|v| load::<S>(out.add(i * self.out_stride + v * lanes))));
+            for j in 0..self.taps {
+                let weights: [S::f32s; V] = from_fn(|v| load::<S>(weight.add(v * lanes)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let x = load::<S>(row.add(i * self.row_stride + v * lanes));
+                        *sum = simd.mul_add_e_f32s(weights[v], x, *sum);
+                    }
+                }
+                if j + 1 < self.taps {
+                    row = row.add(self.row_stride);
+                    weight = weight.add(self.weight_stride);
+                }
+            }
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    store::<S>(out.add(i * self.out_stride + v * lanes), sum);
+                }
+            }
+        }
+    }
+}
+
+impl WithSimd for SharedTaps<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let width = self.width;
+        // 16 sums and 2 weights want the 32 registers that come with 16 lanes; 8 sums and a weight fit in 16.
+        let done = if S::F32_LANES == 16 { self.columns::<S, 2>(simd, 0, width) } else { 0 };
+        self.columns::<S, 1>(simd, done, width);
+    }
+}
+
+/// Taps of one token's own, one number for all channels: out\[c\] += sum_j weights\[j\] rows\[j, c\].
+pub(crate) struct OwnTaps<'a> {
+    /// `[width]`.
+    pub(crate) out: &'a mut [f32],
+    /// `[taps, row_stride]`.
+    pub(crate) rows: &'a [f32],
+    pub(crate) row_stride: usize,
+    /// Tap j at j * `weight_stride`.
+    pub(crate) weights: &'a [f32],
+    pub(crate) weight_stride: usize,
+    pub(crate) taps: usize,
+    /// Channels, a multiple of 16.
+    pub(crate) width: usize,
+}
+
+impl OwnTaps<'_> {
+    /// The sum, on the instruction set of `simd`. To be called where that is already dispatched.
+    #[inline(always)]
+    pub(crate) fn run<S: Simd>(mut self, simd: S) {
+        if self.taps == 0 || self.width == 0 {
+            return;
+        }
+        assert!(self.width.is_multiple_of(16) && self.width <= self.out.len());
+        assert!((self.taps - 1) * self.row_stride + self.width <= self.rows.len());
+        assert!((self.taps - 1) * self.weight_stride < self.weights.len());
+        // Eight sums in flight hide the latency of a multiply-add: over channels where there are as many, else over
+        // taps.
+        let column = self.columns::<S, 1, 8>(simd, 0);
+        let column = self.columns::<S, 2, 4>(simd, column);
+        let column = self.columns::<S, 4, 2>(simd, column);
+        self.columns::<S, 8, 1>(simd, column);
+    }
+
+    #[inline(always)]
+    fn columns<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, mut column: usize) -> usize {
+        while column + V * S::F32_LANES <= self.width {
+            // SAFETY: `run` asserted that all taps and `width` channels fit.
+            unsafe { self.block::<S, P, V>(simd, column) };
+            column += V * S::F32_LANES;
+        }
+        column
+    }
+
+    /// # Safety
+    ///
+    /// Channels `column .. column + V * LANES` must be within what `run` asserted.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const P: usize, const V: usize>(&mut self, simd: S, column: usize) {
+        let lanes = S::F32_LANES;
+        // SAFETY: every address is that of a tap j < taps and V vectors of channels inside the slices, by the
+        // function's contract; vectors are read and written unaligned.
+        unsafe {
+            let out = self.out.as_mut_ptr().add(column);
+            let rows = self.rows.as_ptr().add(column);
+            let weights = self.weights.as_ptr();
+            let zero = simd.splat_f32s(0.0);
+            let mut sums: [[S::f32s; V]; P] = from_fn(|_| [zero; V]);
+            let tap = |j: usize, sums: &mut [S::f32s; V]| {
+                let weight = simd.splat_f32s(*weights.add(j * self.weight_stride));
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let x = load::<S>(rows.add(j * self.row_stride + v * lanes));
+                    *sum = simd.mul_add_e_f32s(weight, x, *sum);
+                }
+            };
+            let mut j = 0;
+            while j + P <= self.taps {
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    tap(j + p, sums);
+                }
+                j += P;
+            }
+            while j < self.taps {
+                tap(j, &mut sums[0]);
+                j += 1;
+            }
+            for v in 0..V {
+                let at = out.add(v * lanes);
+                let sum = sums.iter().fold(load::<S>(at), |sum, part| simd.add_f32s(sum, part[v]));
+                store::<S>(at, sum);
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// A vector of f32 must be readable at `at`.
+#[inline(always)]
+unsafe fn load<S: Simd>(at: *const f32) -> S::f32s {
+    // SAFETY: readable by contract; any bits are a vector of numbers.
+    unsafe { at.cast::<S::f32s>().read_unaligned() }
+}
+
+/// # Safety
+///
+/// A vector of f32 must be writable at `at`.
+#[inline(always)]
+unsafe fn store<S: Simd>(at: *mut f32, value: S::f32s) {
+    // SAFETY: writable by contract.
+    unsafe { at.cast::<S::f32s>().write_unaligned(value) }
+}

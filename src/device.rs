@@ -1,0 +1,127 @@
+//! Where tensors live and operators run.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::cpu::ScratchPool;
+use crate::{Error, Result};
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The processor.
+    Cpu,
+    /// A GPU by Vulkan, Metal or DX12.
+    Wgpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl Backend {
+    /// Every kind, the fastest first.
+    pub const ALL: [Backend; 3] = [Backend::Cuda, Backend::Wgpu, Backend::Cpu];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Wgpu => "wgpu",
+            Backend::Cuda => "cuda",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Backend::ALL
+            .into_iter()
+            .find(|backend| backend.name() == name)
+            .ok_or_else(|| format!("no backend is called {name:?}: there are cpu, wgpu and cuda"))
+    }
+}
+
+/// A place where tensors live and operators run. Cheap to clone; clones are the same device.
+///
+/// A device may be used from any number of threads.
+#[derive(Clone)]
+pub struct Device {
+    room: Room,
+}
+
+/// The backend behind a device. The set is closed: operators match on it.
+#[derive(Clone)]
+pub(crate) enum Room {
+    Cpu(Arc<ScratchPool>),
+}
+
+impl Device {
+    /// The processor: always there.
+    pub fn cpu() -> Self {
+        Device { room: Room::Cpu(Arc::default()) }
+    }
+
+    /// The fastest device of this machine that this build knows.
+    pub fn best() -> Self {
+        Backend::ALL.into_iter().find_map(|backend| Device::open(backend).ok()).unwrap_or_else(Device::cpu)
+    }
+
+    /// A device of the given kind.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where this build or this machine has none.
+    pub fn open(backend: Backend) -> Result<Self> {
+        match backend {
+            Backend::Cpu => Ok(Device::cpu()),
+            Backend::Wgpu | Backend::Cuda => Err(Error::Unavailable {
+                backend: backend.name(),
+                reason: "this version of lightspan has no kernels for it yet".to_owned(),
+            }),
+        }
+    }
+
+    /// Which kind of device it is.
+    pub fn backend(&self) -> Backend {
+        match self.room {
+            Room::Cpu(_) => Backend::Cpu,
+        }
+    }
+
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+}
+
+/// Whether tensors of one may be used with the other.
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.room, &other.room) {
+            (Room::Cpu(_), Room::Cpu(_)) => true,
+        }
+    }
+}
+
+impl Eq for Device {}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.room {
+            Room::Cpu(_) => write!(f, "cpu ({} threads)", rayon::current_num_threads()),
+        }
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({self})")
+    }
+}

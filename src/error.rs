@@ -1,0 +1,286 @@
+//! What can be wrong with a call.
+
+use std::fmt;
+
+use crate::DType;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong with a call, with every number needed to mend it.
+///
+/// All of these are found before anything is allocated or launched.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A size that must be at least one is zero.
+    #[error("{what} must be at least 1")]
+    ZeroSize {
+        /// The size, by its name in the documentation.
+        what: &'static str,
+    },
+
+    /// The sizes of a tensor multiply to more than memory can address.
+    #[error("{what} of {sizes:?} elements is larger than memory can address")]
+    TooLarge {
+        /// The tensor.
+        what: &'static str,
+        /// Its sizes.
+        sizes: Vec<usize>,
+    },
+
+    /// The window starts before its own first tap can reach: left padding past (width - 1) dilation.
+    #[error(
+        "left padding {left} is past the window: width {width} and dilation {dilation} allow 0 to {reach}"
+    )]
+    WindowLeft {
+        /// Left padding P.
+        left: usize,
+        /// Width K.
+        width: usize,
+        /// Dilation r.
+        dilation: usize,
+        /// (K - 1) r, the largest P allowed.
+        reach: usize,
+    },
+
+    /// Heads must divide the convolved channels.
+    #[error("{heads} heads do not divide {channels} channels")]
+    Heads {
+        /// Heads H.
+        heads: usize,
+        /// Channels C.
+        channels: usize,
+    },
+
+    /// A tensor has another shape than the call asks for.
+    #[error("{tensor} must have shape {expected}, got {got}")]
+    Shape {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// The shape it should have.
+        expected: Dims,
+        /// The shape it has.
+        got: Dims,
+    },
+
+    /// A buffer is too short for what the problem reads or writes.
+    #[error("{tensor} needs {expected} elements, got {got}")]
+    Length {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// Elements needed.
+        expected: usize,
+        /// Elements there.
+        got: usize,
+    },
+
+    /// Rows of a strided buffer overlap: the token stride is smaller than the channels.
+    #[error("{tensor} has a token stride of {stride}, less than its {channels} channels")]
+    Stride {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// Elements from one token to the next.
+        stride: usize,
+        /// Elements of one token.
+        channels: usize,
+    },
+
+    /// A tensor holds another type than the call asks for.
+    #[error("{tensor} must be {}, got {got}", Or(.expected))]
+    DType {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// The types it may have.
+        expected: Vec<DType>,
+        /// The type it has.
+        got: DType,
+    },
+
+    /// Tensors of one call live on different devices.
+    #[error("{tensor} is on {got}, but the call is on {expected}")]
+    Device {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// The device of the call's first tensor.
+        expected: String,
+        /// The device of this tensor.
+        got: String,
+    },
+
+    /// An input that the problem asks for is not given.
+    #[error("{tensor} is missing")]
+    Missing {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+    },
+
+    /// An input is given that the problem has no place for.
+    #[error("{tensor} is given, but the problem was made without it")]
+    Surplus {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+    },
+
+    /// A backend that was asked for is not there.
+    #[error("{backend} is not available: {reason}")]
+    Unavailable {
+        /// The backend.
+        backend: &'static str,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
+
+    /// A padded batch wants one length a sequence.
+    #[error("{got} lengths for a batch of {batch} sequences")]
+    LengthCount {
+        /// Sequences in the batch.
+        batch: usize,
+        /// Lengths given.
+        got: usize,
+    },
+
+    /// A sequence is longer than the time axis that holds it.
+    #[error("sequence {sequence} has length {length}, past its {time} tokens")]
+    LengthPastTime {
+        /// Which sequence.
+        sequence: usize,
+        /// Its length.
+        length: usize,
+        /// Tokens a sequence has room for.
+        time: usize,
+    },
+
+    /// Packed offsets start at zero: `[sequences + 1]` numbers, the first of them 0.
+    #[error("packed offsets must begin with 0, got {}", .got.map_or("no offsets".to_owned(), |o| o.to_string()))]
+    OffsetStart {
+        /// The first offset, if there is one.
+        got: Option<usize>,
+    },
+
+    /// Packed offsets never go down.
+    #[error("packed offset {index} goes down, from {previous} to {got}")]
+    OffsetOrder {
+        /// Index of the offset.
+        index: usize,
+        /// The offset before it.
+        previous: usize,
+        /// The offset.
+        got: usize,
+    },
+
+    /// Tokens gone by are counted for every sequence.
+    #[error("tokens gone by are given for {got} sequences of {sequences}")]
+    PastCount {
+        /// Sequences there are.
+        sequences: usize,
+        /// Counts given.
+        got: usize,
+    },
+
+    /// Only a causal window can look at history: tap K - 1 must be the token itself.
+    #[error(
+        "history needs a causal window: left padding {reach} for width {width} and dilation {dilation}, got {left}"
+    )]
+    HistoryNotCausal {
+        /// Left padding P.
+        left: usize,
+        /// Width K.
+        width: usize,
+        /// Dilation r.
+        dilation: usize,
+        /// (K - 1) r, the P of a causal window.
+        reach: usize,
+    },
+
+    /// These sequences are not those that the problem was made for.
+    #[error("sequences are {got}, but the problem was made for {expected}")]
+    Sequences {
+        /// The problem's.
+        expected: String,
+        /// The call's.
+        got: String,
+    },
+
+    /// Attention pairs the i-th query sequence with the i-th key sequence.
+    #[error("{queries} query sequences cannot attend to {keys} key sequences")]
+    SequencePairs {
+        /// Query sequences.
+        queries: usize,
+        /// Key sequences.
+        keys: usize,
+    },
+
+    /// Scratch memory given by the caller is too small.
+    #[error("scratch of {got} elements is too small: {expected} are needed")]
+    Scratch {
+        /// Elements needed.
+        expected: usize,
+        /// Elements given.
+        got: usize,
+    },
+
+    /// A number must be finite.
+    #[error("{what} must be finite, got {got}")]
+    NotFinite {
+        /// The number, by its name in the documentation.
+        what: &'static str,
+        /// Its value.
+        got: f32,
+    },
+}
+
+/// A shape in a message; `None` where any size will do.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Dims(pub Vec<Option<usize>>);
+
+impl<const N: usize> From<[usize; N]> for Dims {
+    fn from(sizes: [usize; N]) -> Self {
+        Dims(sizes.map(Some).to_vec())
+    }
+}
+
+impl<const N: usize> From<[Option<usize>; N]> for Dims {
+    fn from(sizes: [Option<usize>; N]) -> Self {
+        Dims(sizes.to_vec())
+    }
+}
+
+impl From<&[usize]> for Dims {
+    fn from(sizes: &[usize]) -> Self {
+        Dims(sizes.iter().copied().map(Some).collect())
+    }
+}
+
+impl fmt::Display for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, size) in self.0.iter().enumerate() {
+            f.write_str(if i > 0 { ", " } else { "" })?;
+            match size {
+                Some(size) => write!(f, "{size}")?,
+                None => f.write_str("_")?,
+            }
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Debug for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Lists types as "f32", "f32 or f16".
+struct Or<'a>(&'a [DType]);
+
+impl fmt::Display for Or<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, dtype) in self.0.iter().enumerate() {
+            f.write_str(if i > 0 { " or " } else { "" })?;
+            dtype.fmt(f)?;
+        }
+        Ok(())
+    }
+}

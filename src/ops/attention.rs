@@ -1,0 +1,113 @@
+use crate::cpu::{self, AttentionKind, Rows, RowsMut};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::{AttentionProblem, Mask};
+use crate::{Error, Result, Sequences, Tensor};
+
+/// What attention may have besides queries, keys and values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionOptions<'a> {
+    /// What scores are multiplied by; 1 / sqrt(D) by default.
+    pub scale: Option<f32>,
+    /// Which keys a query sees; all of them by default.
+    pub mask: Mask,
+    /// How q groups into sequences; by default it is `[batch, Tq, H D]` without padding.
+    pub queries: Option<&'a Sequences>,
+    /// How k and v group into sequences; by default they are `[batch, Tk, H D]` without padding.
+    pub keys: Option<&'a Sequences>,
+    /// Fused by default.
+    pub kind: AttentionKind,
+}
+
+/// Attention: softmax(q k^T scale + mask) v for each head (Vaswani et al. 2017, equation 1).
+///
+/// q `[batch, Tq, H D]`, k and v `[batch, Tk, H D]`, or packed `[tokens, H D]`; y as q. Query i stands at key position
+/// i + Tk - Tq. A query that sees no key gets zeros, and so does one in the padding.
+///
+/// # Errors
+///
+/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, and as
+/// [`AttentionProblem`]'s constructors.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    options: &AttentionOptions<'_>,
+) -> Result<Tensor> {
+    let call = describe(q, k, v, heads, options)?;
+    let mut y = Tensor::zeros(q.shape(), q.dtype(), q.device())?;
+    launch(&call, q, k, v, options.kind, &mut y)?;
+    Ok(y)
+}
+
+/// [`attention`] into a tensor that is there, of the shape and type of q.
+///
+/// # Errors
+///
+/// As [`attention`], and where y does not fit.
+pub fn attention_into(
+    y: &mut Tensor,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    options: &AttentionOptions<'_>,
+) -> Result<()> {
+    let call = describe(q, k, v, heads, options)?;
+    check::operand("y", y, q, q.dtype(), q.shape())?;
+    launch(&call, q, k, v, options.kind, y)
+}
+
+type Call = (AttentionProblem, Sequences, Sequences);
+
+fn describe(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    options: &AttentionOptions<'_>,
+) -> Result<Call> {
+    let (channels, queries) = check::tokens("q", q, options.queries)?;
+    let (_, keys) = check::tokens("k", k, options.keys)?;
+    if heads == 0 {
+        return Err(Error::ZeroSize { what: "heads" });
+    }
+    if !channels.is_multiple_of(heads) {
+        return Err(Error::Heads { heads, channels });
+    }
+    let mut problem =
+        AttentionProblem::new(queries.shape(), keys.shape(), heads, channels / heads, q.dtype())?
+            .mask(options.mask);
+    if let Some(scale) = options.scale {
+        problem = problem.scale(scale)?;
+    }
+    let shape = keys.shape().tensor(channels);
+    check::operand("k", k, q, q.dtype(), &shape)?;
+    check::operand("v", v, q, q.dtype(), &shape)?;
+    Ok((problem, queries, keys))
+}
+
+fn launch(
+    (problem, queries, keys): &Call,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    kind: AttentionKind,
+    y: &mut Tensor,
+) -> Result<()> {
+    match q.device().room() {
+        Room::Cpu(scratch) => {
+            let operator = cpu::Attention::new(*problem, kind);
+            let args = cpu::AttentionArgs {
+                queries,
+                keys,
+                q: Rows::contiguous(q.cpu()),
+                k: Rows::contiguous(k.cpu()),
+                v: Rows::contiguous(v.cpu()),
+                y: RowsMut::contiguous(y.cpu_mut()),
+            };
+            scratch.with(operator.scratch_len(queries, keys), |scratch| operator.run(args, scratch))
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What every operator checks of its tensors.
+
+use crate::{DType, Dims, Error, Result, Sequences, Tensor};
+
+/// An error unless `tensor` is on the device of `call`, of type `dtype`, and of shape `shape`.
+pub(crate) fn operand(
+    name: &'static str,
+    tensor: &Tensor,
+    call: &Tensor,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<()> {
+    if tensor.device() != call.device() {
+        let (expected, got) = (call.device().to_string(), tensor.device().to_string());
+        return Err(Error::Device { tensor: name, expected, got });
+    }
+    if tensor.shape() != shape {
+        return Err(Error::Shape { tensor: name, expected: shape.into(), got: tensor.shape().into() });
+    }
+    if tensor.dtype() != dtype {
+        return Err(Error::DType { tensor: name, expected: vec![dtype], got: tensor.dtype() });
+    }
+    Ok(())
+}
+
+/// The same for a tensor that need not be there.
+pub(crate) fn optional(
+    name: &'static str,
+    tensor: Option<&Tensor>,
+    call: &Tensor,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<()> {
+    tensor.map_or(Ok(()), |tensor| operand(name, tensor, call, dtype, shape))
+}
+
+/// The two sizes of a matrix.
+pub(crate) fn matrix(name: &'static str, tensor: &Tensor) -> Result<[usize; 2]> {
+    tensor.shape().try_into().map_err(|_| Error::Shape {
+        tensor: name,
+        expected: [None, None].into(),
+        got: tensor.shape().into(),
+    })
+}
+
+/// The channels of tokens, and their sequences: those given, or each row of the batch `[batch, time, channels]`.
+pub(crate) fn tokens(
+    name: &'static str,
+    tensor: &Tensor,
+    sequences: Option<&Sequences>,
+) -> Result<(usize, Sequences)> {
+    let shape = |expected: Dims| Error::Shape { tensor: name, expected, got: tensor.shape().into() };
+    match (sequences, tensor.shape()) {
+        (None, &[batch, time, channels]) => Ok((channels, Sequences::batch(batch, time)?)),
+        (None, _) => Err(shape([None, None, None].into())),
+        (Some(sequences), sizes) => {
+            let mut expected: Vec<_> = sequences.shape().tensor(0).into_iter().map(Some).collect();
+            let channels = sizes.last().copied().unwrap_or(0);
+            if sizes != sequences.shape().tensor(channels) {
+                expected.pop();
+                expected.push(None);
+                return Err(shape(Dims(expected)));
+            }
+            Ok((channels, sequences.clone()))
+        }
+    }
+}

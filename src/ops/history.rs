@@ -1,0 +1,64 @@
+use crate::cpu::{self, Rows};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::{Convolution, HistoryProblem};
+use crate::{Result, Sequences, Tensor, Window};
+
+/// Moves a decoder's memory on: the last (K - 1) r tokens of each sequence once those of x have gone by.
+///
+/// next\[s, i\] = (history\[s\] followed by the tokens of sequence s)\[length + i\]. x `[batch, time, C]` or packed
+/// `[tokens, C]`; history and next `[sequences, (K - 1) r, C]`. Before the first call, history is zeros. `sequences`
+/// are those of x (by default each row of the batch is one); what they say of tokens gone by is not read here.
+///
+/// # Errors
+///
+/// For a window that is not causal, and tensors whose shapes, types or devices do not fit.
+pub fn history(
+    x: &Tensor,
+    history: &Tensor,
+    window: Window,
+    sequences: Option<&Sequences>,
+) -> Result<Tensor> {
+    let call = describe(x, history, window, sequences)?;
+    let mut next = Tensor::zeros(history.shape(), x.dtype(), x.device())?;
+    launch(&call, x, history, &mut next)?;
+    Ok(next)
+}
+
+/// [`history`] into a tensor that is there, of the shape and type of the history.
+///
+/// # Errors
+///
+/// As [`history`], and where `next` does not fit.
+pub fn history_into(
+    next: &mut Tensor,
+    x: &Tensor,
+    history: &Tensor,
+    window: Window,
+    sequences: Option<&Sequences>,
+) -> Result<()> {
+    let call = describe(x, history, window, sequences)?;
+    check::operand("next", next, x, x.dtype(), history.shape())?;
+    launch(&call, x, history, next)
+}
+
+type Call = (HistoryProblem, Sequences);
+
+fn describe(x: &Tensor, history: &Tensor, window: Window, sequences: Option<&Sequences>) -> Result<Call> {
+    let (channels, sequences) = check::tokens("x", x, sequences)?;
+    let conv = Convolution::new(sequences.shape(), channels, 1, window, x.dtype())?;
+    let problem = HistoryProblem::new(conv)?;
+    check::operand("history", history, x, x.dtype(), &problem.convolution().history_shape())?;
+    Ok((problem, sequences))
+}
+
+fn launch((problem, sequences): &Call, x: &Tensor, history: &Tensor, next: &mut Tensor) -> Result<()> {
+    match x.device().room() {
+        Room::Cpu(_) => cpu::History::new(*problem).run(cpu::HistoryArgs {
+            sequences,
+            x: Rows::contiguous(x.cpu()),
+            history: history.cpu(),
+            next: next.cpu_mut(),
+        }),
+    }
+}

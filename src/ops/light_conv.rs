@@ -1,0 +1,120 @@
+use crate::cpu::{self, Rows, RowsMut};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::{Convolution, LightConvProblem};
+use crate::{Normalize, Result, Sequences, Tensor, Window};
+
+/// What a convolution may have besides its tokens and weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConvOptions<'a> {
+    /// `[C]`, added to every token of a sequence.
+    pub bias: Option<&'a Tensor>,
+    /// How the weights are normalised; softmax over all taps by default.
+    pub normalize: Normalize,
+    /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
+    pub sequences: Option<&'a Sequences>,
+    /// The last (K - 1) r tokens of each sequence from before this call, `[sequences, (K - 1) r, C]`, as
+    /// [`history`](crate::ops::history) makes them. The window must be causal.
+    pub history: Option<&'a Tensor>,
+}
+
+/// Light convolution: one filter for each head.
+///
+/// y\[b, t, c\] = bias\[c\] + sum_j w\[h(c), j\] x\[b, t + j r - P, c\], w = normalize(weight), h(c) = c / (C / H)
+/// (Wu et al. 2019, equations 3 and 4). Depthwise convolution is H = C with [`Normalize::None`].
+///
+/// x `[batch, time, C]` or packed `[tokens, C]`; weight `[H, K]`, with K the width of the window; y as x.
+///
+/// ```
+/// use lightspan::{Device, Tensor, Window, ops};
+///
+/// let device = Device::cpu();
+/// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 4, 1], &device)?;
+/// let weight = Tensor::from_slice(&[0.0f32, 0.0], &[1, 2], &device)?;
+/// let y = ops::light_conv(&x, &weight, Window::causal(2)?, &Default::default())?;
+/// assert_eq!(y.to_f32()?, [0.5, 1.5, 2.5, 3.5]);
+/// # Ok::<(), lightspan::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, and as
+/// [`Convolution`]'s constructors.
+pub fn light_conv(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Tensor> {
+    let call = describe(x, weight, window, options)?;
+    let mut y = Tensor::zeros(x.shape(), x.dtype(), x.device())?;
+    launch(&call, x, weight, options, &mut y)?;
+    Ok(y)
+}
+
+/// [`light_conv`] into a tensor that is there, of the shape and type of x.
+///
+/// # Errors
+///
+/// As [`light_conv`], and where y does not fit.
+pub fn light_conv_into(
+    y: &mut Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    window: Window,
+    options: &ConvOptions<'_>,
+) -> Result<()> {
+    let call = describe(x, weight, window, options)?;
+    check::operand("y", y, x, x.dtype(), x.shape())?;
+    launch(&call, x, weight, options, y)
+}
+
+type Call = (LightConvProblem, Sequences);
+
+fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Call> {
+    let [heads, _] = check::matrix("weight", weight)?;
+    let (conv, sequences) = convolution(x, heads, window, weight, options)?;
+    let problem = LightConvProblem::new(conv);
+    check::operand("weight", weight, x, conv.parameter_dtype(), &problem.weight_shape())?;
+    Ok((problem, sequences))
+}
+
+/// The convolution of x with parameters of the type of `weight`, its options checked.
+pub(crate) fn convolution(
+    x: &Tensor,
+    heads: usize,
+    window: Window,
+    weight: &Tensor,
+    options: &ConvOptions<'_>,
+) -> Result<(Convolution, Sequences)> {
+    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
+    let conv = Convolution::new(sequences.shape(), channels, heads, window, x.dtype())?
+        .normalize(options.normalize)
+        .bias(options.bias.is_some())
+        .parameters(weight.dtype())?
+        .history(options.history.is_some())?;
+    check::optional("bias", options.bias, x, conv.parameter_dtype(), &[channels])?;
+    check::optional("history", options.history, x, conv.dtype(), &conv.history_shape())?;
+    if sequences.continues() && options.history.is_none() {
+        return Err(crate::Error::Missing { tensor: "history" });
+    }
+    Ok((conv, sequences))
+}
+
+fn launch(
+    (problem, sequences): &Call,
+    x: &Tensor,
+    weight: &Tensor,
+    options: &ConvOptions<'_>,
+    y: &mut Tensor,
+) -> Result<()> {
+    match x.device().room() {
+        Room::Cpu(scratch) => {
+            let operator = cpu::LightConv::new(*problem);
+            let args = cpu::LightConvArgs {
+                sequences,
+                x: Rows::contiguous(x.cpu()),
+                weight: weight.cpu(),
+                bias: options.bias.map(Tensor::cpu),
+                history: options.history.map(Tensor::cpu),
+                y: RowsMut::contiguous(y.cpu_mut()),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+    }
+}

@@ -1,0 +1,86 @@
+use crate::cpu::{self, Rows, RowsMut};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::{Activation, LinearProblem};
+use crate::{Dims, Error, Result, Tensor};
+
+/// What a linear layer may have besides its weight.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinearOptions<'a> {
+    /// `[out]`.
+    pub bias: Option<&'a Tensor>,
+    /// What is done to each output; nothing by default.
+    pub activation: Activation,
+}
+
+/// A linear layer: y = act(x W^T + bias).
+///
+/// x `[.., in]` with any sizes before the last; weight W `[out, in]` in the type of x or f32; y `[.., out]`.
+///
+/// # Errors
+///
+/// For tensors whose shapes, types or devices do not fit, and as [`LinearProblem`]'s constructors.
+pub fn linear(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<Tensor> {
+    let problem = describe(x, weight, options)?;
+    let mut y = Tensor::zeros(&output_shape(x, &problem), x.dtype(), x.device())?;
+    launch(&problem, x, weight, options, &mut y)?;
+    Ok(y)
+}
+
+/// [`linear`] into a tensor that is there.
+///
+/// # Errors
+///
+/// As [`linear`], and where y does not fit.
+pub fn linear_into(y: &mut Tensor, x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<()> {
+    let problem = describe(x, weight, options)?;
+    check::operand("y", y, x, x.dtype(), &output_shape(x, &problem))?;
+    launch(&problem, x, weight, options, y)
+}
+
+fn output_shape(x: &Tensor, problem: &LinearProblem) -> Vec<usize> {
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = problem.outputs();
+    }
+    shape
+}
+
+fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<LinearProblem> {
+    let [outputs, inputs] = check::matrix("weight", weight)?;
+    let Some((&channels, rows)) = x.shape().split_last() else {
+        return Err(Error::Shape { tensor: "x", expected: [inputs].into(), got: x.shape().into() });
+    };
+    if channels != inputs {
+        let expected = Dims(rows.iter().copied().chain([inputs]).map(Some).collect());
+        return Err(Error::Shape { tensor: "x", expected, got: x.shape().into() });
+    }
+    let problem = LinearProblem::new(rows.iter().product(), inputs, outputs, x.dtype())?
+        .activation(options.activation)
+        .bias(options.bias.is_some())
+        .parameters(weight.dtype())?;
+    check::operand("weight", weight, x, problem.parameter_dtype(), &[outputs, inputs])?;
+    check::optional("bias", options.bias, x, problem.parameter_dtype(), &[outputs])?;
+    Ok(problem)
+}
+
+fn launch(
+    problem: &LinearProblem,
+    x: &Tensor,
+    weight: &Tensor,
+    options: &LinearOptions<'_>,
+    y: &mut Tensor,
+) -> Result<()> {
+    match x.device().room() {
+        Room::Cpu(scratch) => {
+            let operator = cpu::Linear::new(*problem);
+            let args = cpu::LinearArgs {
+                x: Rows::contiguous(x.cpu()),
+                weight: weight.cpu(),
+                bias: options.bias.map(Tensor::cpu),
+                y: RowsMut::contiguous(y.cpu_mut()),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+    }
+}

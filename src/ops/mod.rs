@@ -1,0 +1,28 @@
+//! The operators on tensors.
+//!
+//! Each takes what it must have as arguments and the rest as options with defaults, and comes twice: `light_conv`
+//! makes its output, `light_conv_into` writes one that is there. Everything is checked before anything is allocated or
+//! launched, and what is wrong is a typed [`Error`](crate::Error).
+//!
+//! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
+//! have one type; its weights, generator and biases have that type too, or f32.
+
+mod attention;
+mod check;
+mod dynamic_conv;
+mod history;
+mod light_conv;
+mod linear;
+mod span_conv;
+mod span_key;
+
+pub use crate::cpu::AttentionKind;
+pub use attention::{AttentionOptions, attention, attention_into};
+pub use dynamic_conv::{
+    DynamicConvOptions, dynamic_conv, dynamic_conv_given, dynamic_conv_given_into, dynamic_conv_into,
+};
+pub use history::{history, history_into};
+pub use light_conv::{ConvOptions, light_conv, light_conv_into};
+pub use linear::{LinearOptions, linear, linear_into};
+pub use span_conv::{SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_into};
+pub use span_key::{SpanKeyOptions, SpanKeyTensors, span_key, span_key_into};

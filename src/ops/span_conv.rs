@@ -1,0 +1,155 @@
+use crate::cpu::{self, Rows, RowsMut};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::{Convolution, SpanConvProblem};
+use crate::{Error, Normalize, Result, Sequences, Tensor, Window};
+
+/// What a span-based dynamic convolution must have.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanConvTensors<'a> {
+    /// `[batch, time, C]` or packed `[tokens, C]`.
+    pub x: &'a Tensor,
+    /// q `[.., A]`.
+    pub query: &'a Tensor,
+    /// v `[.., A]`.
+    pub value: &'a Tensor,
+    /// `[C, K]`, with K the width of the window.
+    pub depthwise: &'a Tensor,
+    /// `[A, C]`.
+    pub pointwise: &'a Tensor,
+    /// W `[H K, A]`.
+    pub weight: &'a Tensor,
+}
+
+/// What a span-based dynamic convolution may have besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpanConvOptions<'a> {
+    /// `[A]`, added to the key before it is multiplied by the query.
+    pub key_bias: Option<&'a Tensor>,
+    /// `[H K]`, added to the generated logits.
+    pub weight_bias: Option<&'a Tensor>,
+    /// `[A]`, added to every token of a sequence.
+    pub bias: Option<&'a Tensor>,
+    /// How the weights are normalised; softmax over all taps by default.
+    pub normalize: Normalize,
+    /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
+    pub sequences: Option<&'a Sequences>,
+    /// The last (K - 1) r tokens of each sequence from before this call: of x, `[sequences, (K - 1) r, C]`, and of v,
+    /// `[sequences, (K - 1) r, A]`. The window must be causal.
+    pub history: Option<SpanConvHistory<'a>>,
+}
+
+/// What a span-based dynamic convolution remembers.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanConvHistory<'a> {
+    /// Of x, `[sequences, (K - 1) r, C]`.
+    pub x: &'a Tensor,
+    /// Of v, `[sequences, (K - 1) r, A]`.
+    pub value: &'a Tensor,
+}
+
+/// Span-based dynamic convolution: the dynamic convolution of v with kernels generated from
+/// z = [`span_key`](crate::ops::span_key), one window for both (Jiang et al. 2020, section 3.2).
+///
+/// y `[.., A]` as v. The key crosses from one operator to the other in f32.
+///
+/// # Errors
+///
+/// For heads that do not divide A, tensors whose shapes, types or devices do not fit, and as the constructors of
+/// [`Convolution`] and [`SpanConvProblem`].
+pub fn span_conv(
+    tensors: &SpanConvTensors<'_>,
+    heads: usize,
+    window: Window,
+    options: &SpanConvOptions<'_>,
+) -> Result<Tensor> {
+    let call = describe(tensors, heads, window, options)?;
+    let mut y = Tensor::zeros(tensors.value.shape(), tensors.x.dtype(), tensors.x.device())?;
+    launch(&call, tensors, options, &mut y)?;
+    Ok(y)
+}
+
+/// [`span_conv`] into a tensor that is there.
+///
+/// # Errors
+///
+/// As [`span_conv`], and where y does not fit.
+pub fn span_conv_into(
+    y: &mut Tensor,
+    tensors: &SpanConvTensors<'_>,
+    heads: usize,
+    window: Window,
+    options: &SpanConvOptions<'_>,
+) -> Result<()> {
+    let call = describe(tensors, heads, window, options)?;
+    check::operand("y", y, tensors.x, tensors.x.dtype(), tensors.value.shape())?;
+    launch(&call, tensors, options, y)
+}
+
+type Call = (SpanConvProblem, Sequences);
+
+fn describe(
+    tensors: &SpanConvTensors<'_>,
+    heads: usize,
+    window: Window,
+    options: &SpanConvOptions<'_>,
+) -> Result<Call> {
+    let SpanConvTensors { x, query, value, depthwise, pointwise, weight } = *tensors;
+    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
+    let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    let conv = Convolution::new(sequences.shape(), outputs, heads, window, x.dtype())?
+        .normalize(options.normalize)
+        .bias(options.bias.is_some())
+        .parameters(weight.dtype())?
+        .history(options.history.is_some())?;
+    let problem = SpanConvProblem::new(channels, conv)?
+        .key_bias(options.key_bias.is_some())
+        .weight_bias(options.weight_bias.is_some())?;
+    let (dtype, logits) = (conv.parameter_dtype(), problem.conv().logits());
+    let tokens = sequences.shape().tensor(outputs);
+    check::operand("query", query, x, x.dtype(), &tokens)?;
+    check::operand("value", value, x, x.dtype(), &tokens)?;
+    check::operand("depthwise", depthwise, x, dtype, &[channels, window.width()])?;
+    check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
+    check::operand("weight", weight, x, dtype, &[logits, outputs])?;
+    check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
+    check::optional("weight_bias", options.weight_bias, x, dtype, &[logits])?;
+    check::optional("bias", options.bias, x, dtype, &[outputs])?;
+    if let Some(history) = options.history {
+        let shape = problem.key().depthwise().history_shape();
+        check::operand("history", history.x, x, x.dtype(), &shape)?;
+        check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
+    } else if sequences.continues() {
+        return Err(Error::Missing { tensor: "history" });
+    }
+    Ok((problem, sequences))
+}
+
+fn launch(
+    (problem, sequences): &Call,
+    tensors: &SpanConvTensors<'_>,
+    options: &SpanConvOptions<'_>,
+    y: &mut Tensor,
+) -> Result<()> {
+    match tensors.x.device().room() {
+        Room::Cpu(scratch) => {
+            let operator = cpu::SpanConv::new(*problem);
+            let args = cpu::SpanConvArgs {
+                sequences,
+                x: Rows::contiguous(tensors.x.cpu()),
+                query: Rows::contiguous(tensors.query.cpu()),
+                value: Rows::contiguous(tensors.value.cpu()),
+                depthwise: tensors.depthwise.cpu(),
+                pointwise: tensors.pointwise.cpu(),
+                key_bias: options.key_bias.map(Tensor::cpu),
+                weight: tensors.weight.cpu(),
+                weight_bias: options.weight_bias.map(Tensor::cpu),
+                bias: options.bias.map(Tensor::cpu),
+                history: options.history.map(|history| history.x.cpu()),
+                value_history: options.history.map(|history| history.value.cpu()),
+                y: RowsMut::contiguous(y.cpu_mut()),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+use crate::cpu::{self, Rows, RowsMut};
+use crate::device::Room;
+use crate::ops::check;
+use crate::problem::SpanKeyProblem;
+use crate::{DType, Error, Result, Sequences, Tensor, Window};
+
+/// What a span-aware key must have.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanKeyTensors<'a> {
+    /// `[batch, time, C]` or packed `[tokens, C]`.
+    pub x: &'a Tensor,
+    /// q `[.., A]`.
+    pub query: &'a Tensor,
+    /// `[C, K]`, with K the width of the window.
+    pub depthwise: &'a Tensor,
+    /// `[A, C]`.
+    pub pointwise: &'a Tensor,
+}
+
+/// What a span-aware key may have besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpanKeyOptions<'a> {
+    /// `[A]`.
+    pub key_bias: Option<&'a Tensor>,
+    /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
+    pub sequences: Option<&'a Sequences>,
+    /// The last (K - 1) r tokens of each sequence of x from before this call, `[sequences, (K - 1) r, C]`.
+    pub history: Option<&'a Tensor>,
+    /// The type of z: that of x (the default), or f32.
+    pub output: Option<DType>,
+}
+
+/// The span-aware key of ConvBERT times the query: z = (pointwise(depthwise_K(x)) + key_bias) q, `[.., A]` (Jiang et
+/// al. 2020, section 3.2).
+///
+/// # Errors
+///
+/// For tensors whose shapes, types or devices do not fit, and as [`SpanKeyProblem`]'s constructors.
+pub fn span_key(
+    tensors: &SpanKeyTensors<'_>,
+    window: Window,
+    options: &SpanKeyOptions<'_>,
+) -> Result<Tensor> {
+    let call = describe(tensors, window, options)?;
+    let mut z = Tensor::zeros(tensors.query.shape(), call.0.output_dtype(), tensors.x.device())?;
+    launch(&call, tensors, options, &mut z)?;
+    Ok(z)
+}
+
+/// [`span_key`] into a tensor that is there.
+///
+/// # Errors
+///
+/// As [`span_key`], and where z does not fit.
+pub fn span_key_into(
+    z: &mut Tensor,
+    tensors: &SpanKeyTensors<'_>,
+    window: Window,
+    options: &SpanKeyOptions<'_>,
+) -> Result<()> {
+    let call = describe(tensors, window, options)?;
+    check::operand("z", z, tensors.x, call.0.output_dtype(), tensors.query.shape())?;
+    launch(&call, tensors, options, z)
+}
+
+type Call = (SpanKeyProblem, Sequences);
+
+fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptions<'_>) -> Result<Call> {
+    let SpanKeyTensors { x, query, depthwise, pointwise } = *tensors;
+    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
+    let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    let problem = SpanKeyProblem::new(sequences.shape(), channels, outputs, window, x.dtype())?
+        .parameters(depthwise.dtype())?
+        .key_bias(options.key_bias.is_some())
+        .history(options.history.is_some())?
+        .output(options.output.unwrap_or(x.dtype()))?;
+    let conv = problem.depthwise();
+    let dtype = conv.parameter_dtype();
+    check::operand("query", query, x, x.dtype(), &sequences.shape().tensor(outputs))?;
+    check::operand("depthwise", depthwise, x, dtype, &[channels, window.width()])?;
+    check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
+    check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
+    check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
+    if sequences.continues() && options.history.is_none() {
+        return Err(Error::Missing { tensor: "history" });
+    }
+    Ok((problem, sequences))
+}
+
+fn launch(
+    (problem, sequences): &Call,
+    tensors: &SpanKeyTensors<'_>,
+    options: &SpanKeyOptions<'_>,
+    z: &mut Tensor,
+) -> Result<()> {
+    match tensors.x.device().room() {
+        Room::Cpu(scratch) => {
+            let operator = cpu::SpanKey::new(*problem);
+            let args = cpu::SpanKeyArgs {
+                sequences,
+                x: Rows::contiguous(tensors.x.cpu()),
+                query: Rows::contiguous(tensors.query.cpu()),
+                depthwise: tensors.depthwise.cpu(),
+                pointwise: tensors.pointwise.cpu(),
+                key_bias: options.key_bias.map(Tensor::cpu),
+                history: options.history.map(Tensor::cpu),
+                z: RowsMut::contiguous(z.cpu_mut()),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+    }
+}

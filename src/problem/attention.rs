@@ -1,0 +1,207 @@
+use crate::problem::{addressable, count, nonzero};
+use crate::{DType, Error, Result, SequenceShape, Window};
+
+/// Which keys a query sees: those from `left` tokens before its own position to `right` tokens after it.
+///
+/// Query i stands at key position i + Tk - Tq, with T the time axis of a batch, or the sequence's own length where the
+/// batch is packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mask {
+    left: Option<usize>,
+    right: Option<usize>,
+}
+
+impl Mask {
+    /// Every key.
+    pub const FULL: Mask = Mask { left: None, right: None };
+
+    /// No later key.
+    pub const CAUSAL: Mask = Mask { left: None, right: Some(0) };
+
+    /// `left` keys before the query's position, the one at it, and `right` after it; `None` sees to the end.
+    pub const fn local(left: Option<usize>, right: Option<usize>) -> Self {
+        Mask { left, right }
+    }
+
+    /// Keys before the query's position, or `None` for all of them.
+    pub const fn left(self) -> Option<usize> {
+        self.left
+    }
+
+    /// Keys after the query's position, or `None` for all of them.
+    pub const fn right(self) -> Option<usize> {
+        self.right
+    }
+
+    /// The keys, of `length`, that a query at key position `position` sees.
+    pub fn keys(self, position: isize, length: usize) -> std::ops::Range<usize> {
+        let clamp = |at: isize| at.clamp(0, length as isize) as usize;
+        let offset = |by: usize| isize::try_from(by).unwrap_or(isize::MAX);
+        let first = self.left.map_or(0, |left| clamp(position.saturating_sub(offset(left))));
+        let end = self
+            .right
+            .map_or(length, |right| clamp(position.saturating_add(offset(right)).saturating_add(1)));
+        first..end.max(first)
+    }
+}
+
+/// The reach of a convolution: the keys that its taps would read (with a dilation of 1).
+impl From<Window> for Mask {
+    fn from(window: Window) -> Self {
+        Mask::local(Some(window.left()), Some(window.right()))
+    }
+}
+
+/// Attention: softmax(q k^T scale + mask) v for each head, q `[.., Tq, H D]`, k and v `[.., Tk, H D]` (Vaswani et al.
+/// 2017, equation 1).
+///
+/// A row with no key allowed gives zero, and so does a query outside its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionProblem {
+    queries: SequenceShape,
+    keys: SequenceShape,
+    heads: usize,
+    head_channels: usize,
+    /// Bits of the f32 scale, so that the problem can be a key.
+    scale: u32,
+    mask: Mask,
+    dtype: DType,
+}
+
+impl AttentionProblem {
+    /// Every key allowed, a scale of 1 / sqrt(D), everything of type `dtype`. Self-attention has the same sequences
+    /// twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ZeroSize`] for no heads or head channels, [`Error::SequencePairs`] unless there are as many key
+    /// sequences as query sequences, [`Error::TooLarge`] where a tensor could not be addressed.
+    pub fn new(
+        queries: SequenceShape,
+        keys: SequenceShape,
+        heads: usize,
+        head_channels: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        nonzero("heads", heads)?;
+        nonzero("head channels", head_channels)?;
+        if queries.sequences() != keys.sequences() {
+            return Err(Error::SequencePairs { queries: queries.sequences(), keys: keys.sequences() });
+        }
+        addressable("q", &[queries.tokens(), heads, head_channels])?;
+        addressable("k", &[keys.tokens(), heads, head_channels])?;
+        let scale = (1.0 / (head_channels as f64).sqrt()) as f32;
+        let mask = Mask::FULL;
+        Ok(AttentionProblem { queries, keys, heads, head_channels, scale: scale.to_bits(), mask, dtype })
+    }
+
+    /// With another scale.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] for a scale that is infinite or not a number.
+    pub fn scale(mut self, scale: f32) -> Result<Self> {
+        if !scale.is_finite() {
+            return Err(Error::NotFinite { what: "scale", got: scale });
+        }
+        self.scale = scale.to_bits();
+        Ok(self)
+    }
+
+    /// With only the keys that `mask` allows.
+    pub const fn mask(mut self, mask: Mask) -> Self {
+        self.mask = mask;
+        self
+    }
+
+    /// The shape of the query sequences.
+    pub const fn queries(&self) -> SequenceShape {
+        self.queries
+    }
+
+    /// The shape of the key sequences.
+    pub const fn keys(&self) -> SequenceShape {
+        self.keys
+    }
+
+    /// Heads H.
+    pub const fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Channels of one head, D.
+    pub const fn head_channels(&self) -> usize {
+        self.head_channels
+    }
+
+    /// Channels of q, k, v and y, H D.
+    pub const fn channels(&self) -> usize {
+        self.heads * self.head_channels
+    }
+
+    /// What the scores are multiplied by.
+    pub const fn score_scale(&self) -> f32 {
+        f32::from_bits(self.scale)
+    }
+
+    /// Which keys a query sees.
+    pub const fn key_mask(&self) -> Mask {
+        self.mask
+    }
+
+    /// Type of q, k, v and y.
+    pub const fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Operations: 4 D for every query, head and key allowed. Padding counts as tokens; the lengths of a packed batch
+    /// are data, so it counts as evenly divided, the least that its tokens can cost.
+    pub fn flops(&self) -> u64 {
+        let queries = self.queries.mean_room().ceil() as i128;
+        let keys = self.keys.mean_room().ceil() as i128;
+        let position = keys - queries;
+        let end = self
+            .mask
+            .right
+            .map_or(queries * keys, |right| sum_of_clamped(position + right as i128 + 1, queries, keys));
+        let first = self.mask.left.map_or(0, |left| sum_of_clamped(position - left as i128, queries, keys));
+        4 * count(&[self.channels(), self.queries.sequences()]) * (end - first) as u64
+    }
+
+    /// Bytes that must move: q, k, v and y, once each.
+    pub fn bytes(&self) -> u64 {
+        let tokens = 2 * count(&[self.queries.tokens()]) + 2 * count(&[self.keys.tokens()]);
+        tokens * self.channels() as u64 * self.dtype.size() as u64
+    }
+}
+
+/// The sum of clamp(start + i, 0, limit) over i < terms.
+fn sum_of_clamped(start: i128, terms: i128, limit: i128) -> i128 {
+    let rises = (-start).clamp(0, terms);
+    let full = (limit - start).clamp(rises, terms);
+    let rising = full - rises;
+    rising * (start + rises) + rising * (rising - 1) / 2 + (terms - full) * limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sequences;
+
+    #[test]
+    fn flops_count_the_keys_that_are_seen() {
+        let bounds = [None, Some(0), Some(1), Some(3), Some(50)];
+        for (queries, keys) in [(1, 1), (4, 4), (3, 9), (9, 3), (0, 4), (4, 0)] {
+            for (left, right) in bounds.iter().flat_map(|&l| bounds.iter().map(move |&r| (l, r))) {
+                let mask = Mask::local(left, right);
+                let shape = |time| Sequences::batch(2, time).unwrap().shape();
+                let problem =
+                    AttentionProblem::new(shape(queries), shape(keys), 3, 5, DType::F32).unwrap().mask(mask);
+                let seen: usize = (0..queries)
+                    .map(|i| mask.keys(i as isize + keys as isize - queries as isize, keys).len())
+                    .sum();
+                assert_eq!(problem.flops(), (4 * 3 * 5 * 2 * seen) as u64, "{queries} x {keys} {mask:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Problems: one checked description for each operator.
+//!
+//! A problem says everything about a call but its numbers: sizes, window, normalisation, types, the shape of its
+//! sequences. It can only be made by constructors that return a typed error for what makes no sense, so nothing that
+//! takes one checks it again. Problems are small, plain and hashable: they are the keys of every cache.
+//!
+//! Each also says what the operator costs at least: [`flops`](LightConvProblem::flops) counts a multiply-add as two,
+//! [`bytes`](LightConvProblem::bytes) counts every input read once and every output written once.
+
+mod attention;
+mod convolution;
+mod dynamic_conv;
+mod history;
+mod light_conv;
+mod linear;
+mod span_conv;
+mod span_key;
+
+pub use attention::{AttentionProblem, Mask};
+pub use convolution::Convolution;
+pub use dynamic_conv::{DynamicConvProblem, Taps};
+pub use history::HistoryProblem;
+pub use light_conv::LightConvProblem;
+pub use linear::{Activation, LinearProblem};
+pub use span_conv::SpanConvProblem;
+pub use span_key::SpanKeyProblem;
+
+use crate::{DType, Error, Result};
+
+/// An error for a size of zero.
+fn nonzero(what: &'static str, size: usize) -> Result<()> {
+    if size == 0 { Err(Error::ZeroSize { what }) } else { Ok(()) }
+}
+
+/// An error where a tensor of these sizes could not be addressed in any type.
+fn addressable(what: &'static str, sizes: &[usize]) -> Result<()> {
+    sizes
+        .iter()
+        .try_fold(size_of::<f64>(), |bytes, &size| bytes.checked_mul(size))
+        .filter(|&bytes| bytes <= isize::MAX as usize)
+        .map(|_| ())
+        .ok_or_else(|| Error::TooLarge { what, sizes: sizes.to_vec() })
+}
+
+/// An error unless `got` is `dtype` or f32, the two types that go with tokens of `dtype`.
+fn same_or_f32(tensor: &'static str, dtype: DType, got: DType) -> Result<()> {
+    if got == dtype || got == DType::F32 {
+        return Ok(());
+    }
+    Err(Error::DType { tensor, expected: vec![dtype, DType::F32], got })
+}
+
+/// The product of sizes as a count that cannot overflow in any problem that memory can hold.
+fn count(sizes: &[usize]) -> u64 {
+    sizes.iter().map(|&size| size as u64).product()
+}

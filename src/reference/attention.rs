@@ -1,0 +1,49 @@
+use crate::Sequences;
+use crate::problem::AttentionProblem;
+use crate::reference::Estimate;
+use crate::reference::estimate::softmax;
+
+/// What [`attention`] reads, each value exactly as the backend gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionInputs<'a> {
+    /// `[queries, H D]`.
+    pub q: &'a [f64],
+    /// `[keys, H D]`.
+    pub k: &'a [f64],
+    /// `[keys, H D]`.
+    pub v: &'a [f64],
+}
+
+/// y\[h\] = sum_i softmax_i(q\[h\] k_i\[h\] scale + mask) v_i\[h\], for query t of a sequence (Vaswani et al. 2017,
+/// equation 1).
+pub fn attention(
+    problem: &AttentionProblem,
+    queries: &Sequences,
+    keys: &Sequences,
+    inputs: AttentionInputs<'_>,
+    (sequence, t): (usize, usize),
+) -> Vec<Estimate> {
+    let (channels, width) = (problem.channels(), problem.head_channels());
+    let (queries, keys) = (queries.as_slice()[sequence], keys.as_slice()[sequence]);
+    let room = |s: crate::Sequence| (s.length + s.padding) as isize;
+    let seen = problem.key_mask().keys(t as isize + room(keys) - room(queries), keys.length);
+    let head = |tensor: &[f64], row: usize, h: usize| tensor[row * channels + h * width..][..width].to_vec();
+    let mut y = Vec::with_capacity(channels);
+    for h in 0..problem.heads() {
+        let q: Vec<_> = head(inputs.q, queries.first + t, h).into_iter().map(Estimate::exact).collect();
+        let scores: Vec<Estimate> = seen
+            .clone()
+            .map(|i| {
+                let terms = q.iter().copied().zip(head(inputs.k, keys.first + i, h));
+                Estimate::sum(0.0, terms) * f64::from(problem.score_scale())
+            })
+            .collect();
+        let weights = softmax(&scores);
+        for d in 0..width {
+            let v = |i| inputs.v[(keys.first + i) * channels + h * width + d];
+            let terms = weights.iter().copied().zip(seen.clone().map(v));
+            y.push(Estimate::sum(0.0, terms).stored(problem.dtype()));
+        }
+    }
+    y
+}

@@ -1,0 +1,57 @@
+//! The meaning of every operator: its formula in `f64` and plain loops.
+//!
+//! The backends are held to these numbers, each value within its bound. Every function computes one output token, and
+//! [`every_token`] all of them; nothing here is fast.
+//!
+//! # The bound
+//!
+//! A backend reads values that are exact, forms products and sums in f32, and rounds once to store. With u the unit
+//! roundoff of the type it stores and u32 that of f32, an output y = bias + sum_j w_j x_j may be off by
+//!
+//! u S + [`ARITHMETIC`] u32 S + sum_j e_j |x_j| + tiny, S = |bias| + sum_j |w_j x_j|
+//!
+//! - u S is the one rounding, since |y| <= S.
+//! - `ARITHMETIC` u32 S covers the f32 sums, in whatever order a backend forms them.
+//! - e_j is how far the weight w_j may be off. For a softmax over logits l that is w_j (d_j + sum_k w_k d_k), and
+//!   `ARITHMETIC` u32 w_j for the exponential, the sum and the division; d_j = d(l_j) + `ARITHMETIC` u32 |l_j - max l|,
+//!   where d(l) is 0 for logits that are given and `ARITHMETIC` u32 (sum |W q| + |w_bias|) for generated ones.
+//! - tiny is the smallest normal number, as devices may flush what is below: once for the output, and as a factor on
+//!   x for every weight.
+
+mod attention;
+mod dynamic_conv;
+mod estimate;
+mod history;
+mod light_conv;
+mod linear;
+mod span_conv;
+mod span_key;
+mod taps;
+
+pub use attention::{AttentionInputs, attention};
+pub use dynamic_conv::{DynamicConvInputs, TapInputs, dynamic_conv};
+pub use estimate::{ARITHMETIC, Estimate};
+pub use history::history;
+pub use light_conv::{LightConvInputs, light_conv};
+pub use linear::{LinearInputs, linear};
+pub use span_conv::{SpanConvInputs, span_conv};
+pub use span_key::{SpanKeyInputs, span_key};
+
+use crate::Sequences;
+
+/// The outputs of `token(sequence, t)` for every token of every sequence, in the order of their rows; `channels` exact
+/// zeros for each row of padding.
+pub fn every_token(
+    sequences: &Sequences,
+    channels: usize,
+    mut token: impl FnMut(usize, usize) -> Vec<Estimate>,
+) -> Vec<Estimate> {
+    let mut outputs = Vec::with_capacity(sequences.shape().tokens() * channels);
+    for (i, sequence) in sequences.as_slice().iter().enumerate() {
+        for t in 0..sequence.length {
+            outputs.extend(token(i, t));
+        }
+        outputs.extend(std::iter::repeat_n(Estimate::exact(0.0), sequence.padding * channels));
+    }
+    outputs
+}
