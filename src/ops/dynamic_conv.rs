@@ -118,7 +118,7 @@ fn describe(
     window: Window,
     options: &DynamicConvOptions<'_>,
 ) -> Result<Call> {
-    let (conv, sequences) = convolution(x, heads, window, weight, &options.convolution())?;
+    let (conv, sequences) = convolution(x, heads, window, ("weight", weight), &options.convolution())?;
     let mut problem = DynamicConvProblem::generated(conv)?;
     let mut query_channels = conv.channels();
     if let Some(query) = options.query {
@@ -146,7 +146,7 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
             return Err(Error::Shape { tensor: "logits", expected: Dims(expected), got: got.into() });
         }
     };
-    let (conv, sequences) = convolution(x, heads, window, logits, options)?;
+    let (conv, sequences) = convolution(x, heads, window, ("logits", logits), options)?;
     expected.extend([heads, window.width()]);
     check::operand("logits", logits, x, conv.parameter_dtype(), &expected)?;
     Ok((DynamicConvProblem::given(conv)?, sequences))

@@ -1,7 +1,7 @@
 use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
-use crate::problem::{Convolution, LightConvProblem};
+use crate::problem::{Convolution, LightConvProblem, same_or_f32};
 use crate::{Normalize, Result, Sequences, Tensor, Window};
 
 /// What a convolution may have besides its tokens and weights.
@@ -68,25 +68,26 @@ type Call = (LightConvProblem, Sequences);
 
 fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Call> {
     let [heads, _] = check::matrix("weight", weight)?;
-    let (conv, sequences) = convolution(x, heads, window, weight, options)?;
+    let (conv, sequences) = convolution(x, heads, window, ("weight", weight), options)?;
     let problem = LightConvProblem::new(conv);
     check::operand("weight", weight, x, conv.parameter_dtype(), &problem.weight_shape())?;
     Ok((problem, sequences))
 }
 
-/// The convolution of x with parameters of the type of `weight`, its options checked.
+/// The convolution of x with parameters of the type of one of them, its options checked.
 pub(crate) fn convolution(
     x: &Tensor,
     heads: usize,
     window: Window,
-    weight: &Tensor,
+    (name, parameter): (&'static str, &Tensor),
     options: &ConvOptions<'_>,
 ) -> Result<(Convolution, Sequences)> {
+    same_or_f32(name, x.dtype(), parameter.dtype())?;
     let (channels, sequences) = check::tokens("x", x, options.sequences)?;
     let conv = Convolution::new(sequences.shape(), channels, heads, window, x.dtype())?
         .normalize(options.normalize)
         .bias(options.bias.is_some())
-        .parameters(weight.dtype())?
+        .parameters(parameter.dtype())?
         .history(options.history.is_some())?;
     check::optional("bias", options.bias, x, conv.parameter_dtype(), &[channels])?;
     check::optional("history", options.history, x, conv.dtype(), &conv.history_shape())?;

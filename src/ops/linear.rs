@@ -1,7 +1,7 @@
 use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
-use crate::problem::{Activation, LinearProblem};
+use crate::problem::{Activation, LinearProblem, same_or_f32};
 use crate::{Dims, Error, Result, Tensor};
 
 /// What a linear layer may have besides its weight.
@@ -55,6 +55,7 @@ fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<
         let expected = Dims(rows.iter().copied().chain([inputs]).map(Some).collect());
         return Err(Error::Shape { tensor: "x", expected, got: x.shape().into() });
     }
+    same_or_f32("weight", x.dtype(), weight.dtype())?;
     let problem = LinearProblem::new(rows.iter().product(), inputs, outputs, x.dtype())?
         .activation(options.activation)
         .bias(options.bias.is_some())

@@ -1,7 +1,7 @@
 use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
-use crate::problem::{Convolution, SpanConvProblem};
+use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
 use crate::{Error, Normalize, Result, Sequences, Tensor, Window};
 
 /// What a span-based dynamic convolution must have.
@@ -97,6 +97,7 @@ fn describe(
     let SpanConvTensors { x, query, value, depthwise, pointwise, weight } = *tensors;
     let (channels, sequences) = check::tokens("x", x, options.sequences)?;
     let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    same_or_f32("weight", x.dtype(), weight.dtype())?;
     let conv = Convolution::new(sequences.shape(), outputs, heads, window, x.dtype())?
         .normalize(options.normalize)
         .bias(options.bias.is_some())

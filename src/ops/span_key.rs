@@ -1,7 +1,7 @@
 use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
-use crate::problem::SpanKeyProblem;
+use crate::problem::{SpanKeyProblem, same_or_f32};
 use crate::{DType, Error, Result, Sequences, Tensor, Window};
 
 /// What a span-aware key must have.
@@ -69,6 +69,7 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     let SpanKeyTensors { x, query, depthwise, pointwise } = *tensors;
     let (channels, sequences) = check::tokens("x", x, options.sequences)?;
     let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    same_or_f32("depthwise", x.dtype(), depthwise.dtype())?;
     let problem = SpanKeyProblem::new(sequences.shape(), channels, outputs, window, x.dtype())?
         .parameters(depthwise.dtype())?
         .key_bias(options.key_bias.is_some())

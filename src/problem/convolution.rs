@@ -70,7 +70,7 @@ impl Convolution {
     ///
     /// [`Error::DType`] for any other.
     pub fn parameters(mut self, dtype: DType) -> Result<Self> {
-        same_or_f32("weight", self.dtype, dtype)?;
+        same_or_f32("parameters", self.dtype, dtype)?;
         self.parameters = dtype;
         Ok(self)
     }

@@ -58,7 +58,7 @@ impl LinearProblem {
     ///
     /// [`Error::DType`](crate::Error::DType) for any other.
     pub fn parameters(mut self, dtype: DType) -> Result<Self> {
-        same_or_f32("weight", self.dtype, dtype)?;
+        same_or_f32("parameters", self.dtype, dtype)?;
         self.parameters = dtype;
         Ok(self)
     }

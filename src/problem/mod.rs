@@ -43,11 +43,13 @@ fn addressable(what: &'static str, sizes: &[usize]) -> Result<()> {
 }
 
 /// An error unless `got` is `dtype` or f32, the two types that go with tokens of `dtype`.
-fn same_or_f32(tensor: &'static str, dtype: DType, got: DType) -> Result<()> {
+pub(crate) fn same_or_f32(tensor: &'static str, dtype: DType, got: DType) -> Result<()> {
     if got == dtype || got == DType::F32 {
         return Ok(());
     }
-    Err(Error::DType { tensor, expected: vec![dtype, DType::F32], got })
+    let mut expected = vec![dtype, DType::F32];
+    expected.dedup();
+    Err(Error::DType { tensor, expected, got })
 }
 
 /// The product of sizes as a count that cannot overflow in any problem that memory can hold.

@@ -4,7 +4,7 @@ use crate::DType;
 
 /// How many f32 roundoffs, relative to the sum of magnitudes, a backend's sum, product, exponential or quotient may be
 /// off. One number for every backend and operator.
-pub const ARITHMETIC: f64 = 16.0;
+pub const ARITHMETIC: f64 = 8.0;
 
 /// The unit roundoff of f32, the type of all arithmetic.
 const U32: f64 = DType::F32.unit_roundoff();

@@ -1,0 +1,383 @@
+//! What each bad call is answered: the error, with every number in it.
+
+use lightspan::ops::{
+    self, AttentionOptions, ConvOptions, DynamicConvOptions, SpanConvTensors, SpanKeyTensors,
+};
+use lightspan::problem::{AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, SpanKeyProblem};
+use lightspan::{DType, Device, Dims, Error, Result, SequenceShape, Sequences, Tensor, Window, bf16};
+
+use DType::{BF16, F16, F32};
+
+fn window(width: usize) -> Window {
+    Window::same(width).unwrap()
+}
+
+fn batch(batch: usize, time: usize) -> SequenceShape {
+    Sequences::batch(batch, time).unwrap().shape()
+}
+
+fn conv(channels: usize, heads: usize, window: Window) -> Result<Convolution> {
+    Convolution::new(batch(2, 3), channels, heads, window, BF16)
+}
+
+/// Fails unless every call gets its error; the message is for people, and checked for those that format something.
+fn each<T: std::fmt::Debug>(table: impl IntoIterator<Item = (Result<T>, Error)>) {
+    for (i, (got, expected)) in table.into_iter().enumerate() {
+        match got {
+            Err(got) => assert_eq!(got, expected, "case {i}"),
+            Ok(value) => panic!("case {i}: {value:?} instead of: {expected}"),
+        }
+    }
+}
+
+#[test]
+fn windows() {
+    each([
+        (Window::new(0, 1, 0), Error::ZeroSize { what: "window width" }),
+        (Window::causal(0), Error::ZeroSize { what: "window width" }),
+        (Window::same(0), Error::ZeroSize { what: "window width" }),
+        (Window::new(3, 0, 0), Error::ZeroSize { what: "window dilation" }),
+        (Window::new(4, 2, 7), Error::WindowLeft { left: 7, width: 4, dilation: 2, reach: 6 }),
+        (Window::new(usize::MAX, 2, 0), Error::TooLarge { what: "window", sizes: vec![usize::MAX, 2] }),
+        (window(9).dilated(usize::MAX), Error::TooLarge { what: "window", sizes: vec![9, usize::MAX] }),
+    ]);
+}
+
+#[test]
+fn sequences() {
+    each([
+        (Sequences::padded(4, &[4, 5]), Error::LengthPastTime { sequence: 1, length: 5, time: 4 }),
+        (Sequences::packed(&[]), Error::OffsetStart { got: None }),
+        (Sequences::packed(&[1, 2]), Error::OffsetStart { got: Some(1) }),
+        (Sequences::packed(&[0, 5, 3]), Error::OffsetOrder { index: 2, previous: 5, got: 3 }),
+        (
+            Sequences::packed(&[0, usize::MAX]),
+            Error::TooLarge { what: "sequences", sizes: vec![1, usize::MAX] },
+        ),
+        (
+            Sequences::batch(3, usize::MAX / 2),
+            Error::TooLarge { what: "sequences", sizes: vec![3, usize::MAX / 2] },
+        ),
+        (Sequences::batch(2, 3).unwrap().after(&[1]), Error::PastCount { sequences: 2, got: 1 }),
+        (
+            Sequences::batch(1, 3).unwrap().after(&[usize::MAX]),
+            Error::TooLarge { what: "past", sizes: vec![usize::MAX] },
+        ),
+    ]);
+}
+
+#[test]
+fn convolutions() {
+    let huge = usize::MAX / 16;
+    let ahead = Error::HistoryNotCausal { left: 1, width: 3, dilation: 1, reach: 2 };
+    let wrong = |tensor| Error::DType { tensor, expected: vec![BF16, F32], got: F16 };
+    each([
+        (conv(0, 1, window(3)), Error::ZeroSize { what: "channels" }),
+        (conv(4, 0, window(3)), Error::ZeroSize { what: "heads" }),
+        (conv(6, 4, window(3)), Error::Heads { heads: 4, channels: 6 }),
+        (conv(3, 6, window(3)), Error::Heads { heads: 6, channels: 3 }),
+        (conv(huge, 1, window(3)), Error::TooLarge { what: "x", sizes: vec![6, huge] }),
+        (conv(4, 2, window(huge)), Error::TooLarge { what: "weight", sizes: vec![4, huge] }),
+        (conv(4, 2, window(3)).unwrap().parameters(F16), wrong("parameters")),
+        (conv(4, 2, window(3)).unwrap().history(true), ahead),
+    ]);
+    let given = DynamicConvProblem::given(conv(4, 2, window(3)).unwrap()).unwrap();
+    let generated = DynamicConvProblem::generated(conv(4, 2, window(3)).unwrap()).unwrap();
+    each([
+        (given.query(3, F32), Error::Surplus { tensor: "query" }),
+        (given.weight_bias(true), Error::Surplus { tensor: "weight_bias" }),
+        (generated.query(0, F32), Error::ZeroSize { what: "query channels" }),
+        (generated.query(3, F16), wrong("query")),
+        (generated.query(huge, F32), Error::TooLarge { what: "query", sizes: vec![6, huge] }),
+    ]);
+    each([
+        (SpanKeyProblem::new(batch(2, 3), 4, 0, window(3), F32), Error::ZeroSize { what: "key channels" }),
+        (SpanKeyProblem::new(batch(2, 3), 0, 4, window(3), F32), Error::ZeroSize { what: "channels" }),
+        (
+            SpanKeyProblem::new(batch(2, 3), 4, 4, window(3), F16).and_then(|key| key.output(BF16)),
+            Error::DType { tensor: "z", expected: vec![F16, F32], got: BF16 },
+        ),
+    ]);
+}
+
+#[test]
+fn linear_and_attention() {
+    each([
+        (LinearProblem::new(1, 0, 1, F32), Error::ZeroSize { what: "linear inputs" }),
+        (LinearProblem::new(1, 1, 0, F32), Error::ZeroSize { what: "linear outputs" }),
+        (
+            LinearProblem::new(1, 1, 1, F16).and_then(|linear| linear.parameters(BF16)),
+            Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
+        ),
+    ]);
+    let attention =
+        |queries, keys, heads, d| AttentionProblem::new(batch(queries, 3), batch(keys, 3), heads, d, F32);
+    each([
+        (attention(2, 2, 0, 4), Error::ZeroSize { what: "heads" }),
+        (attention(2, 2, 4, 0), Error::ZeroSize { what: "head channels" }),
+        (attention(2, 3, 4, 4), Error::SequencePairs { queries: 2, keys: 3 }),
+        (
+            attention(2, 2, 1, 4).and_then(|a| a.scale(f32::INFINITY)),
+            Error::NotFinite { what: "scale", got: f32::INFINITY },
+        ),
+    ]);
+}
+
+fn shape<const N: usize, const M: usize>(
+    tensor: &'static str,
+    expected: [usize; N],
+    got: [usize; M],
+) -> Error {
+    Error::Shape { tensor, expected: expected.into(), got: got.into() }
+}
+
+fn any_shape<const N: usize, const M: usize>(
+    tensor: &'static str,
+    expected: [Option<usize>; N],
+    got: [usize; M],
+) -> Error {
+    Error::Shape { tensor, expected: expected.into(), got: got.into() }
+}
+
+fn dtype(tensor: &'static str, expected: DType, got: DType) -> Error {
+    Error::DType { tensor, expected: vec![expected], got }
+}
+
+fn zeros<const N: usize>(shape: [usize; N], dtype: DType) -> Tensor {
+    Tensor::zeros(&shape, dtype, &Device::cpu()).unwrap()
+}
+
+#[test]
+fn light_conv() {
+    let (x, weight) = (zeros([2, 5, 6], F16), zeros([3, 4], F16));
+    let causal = Window::causal(4).unwrap();
+    let run =
+        |x: &Tensor, weight: &Tensor, options: ConvOptions<'_>| ops::light_conv(x, weight, causal, &options);
+    let plain = ConvOptions::default();
+    let bias = |tensor| ConvOptions { bias: Some(tensor), ..plain };
+    let history = |tensor| ConvOptions { history: Some(tensor), ..plain };
+    let padded = Sequences::padded(4, &[1, 2]).unwrap();
+    let packed = Sequences::packed(&[0, 3, 10]).unwrap();
+    let later = Sequences::batch(2, 5).unwrap().after(&[0, 3]).unwrap();
+    let with = |sequences| ConvOptions { sequences: Some(sequences), ..plain };
+    each([
+        (run(&zeros([5, 6], F16), &weight, plain), any_shape("x", [None, None, None], [5, 6])),
+        (run(&x, &zeros([3], F16), plain), any_shape("weight", [None, None], [3])),
+        (run(&x, &zeros([3, 5], F16), plain), shape("weight", [3, 4], [3, 5])),
+        (run(&x, &zeros([4, 4], F16), plain), Error::Heads { heads: 4, channels: 6 }),
+        (
+            run(&x, &zeros([3, 4], BF16), plain),
+            Error::DType { tensor: "weight", expected: vec![F16, F32], got: BF16 },
+        ),
+        (run(&x, &weight, bias(&zeros([5], F16))), shape("bias", [6], [5])),
+        (run(&x, &weight, bias(&zeros([6], F32))), dtype("bias", F16, F32)),
+        (run(&x, &weight, history(&zeros([2, 2, 6], F16))), shape("history", [2, 3, 6], [2, 2, 6])),
+        (run(&x, &weight, history(&zeros([2, 3, 6], F32))), dtype("history", F16, F32)),
+        (run(&x, &weight, with(&padded)), any_shape("x", [Some(2), Some(4), None], [2, 5, 6])),
+        (run(&x, &weight, with(&packed)), any_shape("x", [Some(10), None], [2, 5, 6])),
+        (run(&x, &weight, with(&later)), Error::Missing { tensor: "history" }),
+        (
+            ops::light_conv(&x, &weight, window(4), &history(&zeros([2, 3, 6], F16))),
+            Error::HistoryNotCausal { left: 1, width: 4, dilation: 1, reach: 3 },
+        ),
+    ]);
+    let into = |mut y: Tensor| ops::light_conv_into(&mut y, &x, &weight, causal, &plain);
+    each([
+        (into(zeros([2, 5, 5], F16)), shape("y", [2, 5, 6], [2, 5, 5])),
+        (into(zeros([2, 5, 6], F32)), dtype("y", F16, F32)),
+    ]);
+}
+
+#[test]
+fn dynamic_conv() {
+    let (x, weight) = (zeros([2, 5, 6], F32), zeros([12, 6], F32));
+    let causal = Window::causal(4).unwrap();
+    let run =
+        |weight: &Tensor, options: DynamicConvOptions<'_>| ops::dynamic_conv(&x, weight, 3, causal, &options);
+    let plain = DynamicConvOptions::default();
+    let query = |tensor| DynamicConvOptions { query: Some(tensor), ..plain };
+    let weight_bias = |tensor| DynamicConvOptions { weight_bias: Some(tensor), ..plain };
+    each([
+        (run(&zeros([11, 6], F32), plain), shape("weight", [12, 6], [11, 6])),
+        (run(&zeros([12, 5], F32), plain), shape("weight", [12, 6], [12, 5])),
+        (run(&weight, weight_bias(&zeros([3], F32))), shape("weight_bias", [12], [3])),
+        (run(&weight, query(&zeros([2, 4, 6], F32))), shape("query", [2, 5, 6], [2, 4, 6])),
+        (run(&weight, query(&zeros([2, 5, 9], F32))), shape("weight", [12, 9], [12, 6])),
+        (
+            run(&weight, query(&zeros([2, 5, 6], F16))),
+            Error::DType { tensor: "query", expected: vec![F32], got: F16 },
+        ),
+        (ops::dynamic_conv(&x, &weight, 4, causal, &plain), Error::Heads { heads: 4, channels: 6 }),
+    ]);
+    let given = |logits: &Tensor| ops::dynamic_conv_given(&x, logits, causal, &ConvOptions::default());
+    let logits = [Some(2), Some(5), None, Some(4)];
+    each([
+        (given(&zeros([2, 5, 12], F32)), any_shape("logits", logits, [2, 5, 12])),
+        (given(&zeros([2, 5, 3, 5], F32)), shape("logits", [2, 5, 3, 4], [2, 5, 3, 5])),
+        (given(&zeros([2, 5, 4, 4], F32)), Error::Heads { heads: 4, channels: 6 }),
+        (given(&zeros([2, 5, 3, 4], F16)), Error::DType { tensor: "logits", expected: vec![F32], got: F16 }),
+    ]);
+}
+
+#[test]
+fn span_key_and_span_conv() {
+    let [x, query, value] = [6, 8, 8].map(|channels| zeros([2, 5, channels], F32));
+    let [depthwise, pointwise, weight] = [[6, 3], [8, 6], [12, 8]].map(|shape| zeros(shape, F32));
+    let key = SpanKeyTensors { x: &x, query: &query, depthwise: &depthwise, pointwise: &pointwise };
+    let run = |tensors: SpanKeyTensors<'_>| ops::span_key(&tensors, window(3), &Default::default());
+    each([
+        (run(SpanKeyTensors { query: &x, ..key }), shape("query", [2, 5, 8], [2, 5, 6])),
+        (run(SpanKeyTensors { depthwise: &weight, ..key }), shape("depthwise", [6, 3], [12, 8])),
+        (run(SpanKeyTensors { pointwise: &weight, ..key }), shape("query", [2, 5, 12], [2, 5, 8])),
+        (run(SpanKeyTensors { pointwise: &x, ..key }), any_shape("pointwise", [None, None], [2, 5, 6])),
+    ]);
+    let conv = SpanConvTensors {
+        x: &x,
+        query: &query,
+        value: &value,
+        depthwise: &depthwise,
+        pointwise: &pointwise,
+        weight: &weight,
+    };
+    let run =
+        |tensors: SpanConvTensors<'_>, heads| ops::span_conv(&tensors, heads, window(3), &Default::default());
+    each([
+        (run(SpanConvTensors { value: &x, ..conv }, 4), shape("value", [2, 5, 8], [2, 5, 6])),
+        (run(conv, 2), shape("weight", [6, 8], [12, 8])),
+        (run(conv, 3), Error::Heads { heads: 3, channels: 8 }),
+        (run(SpanConvTensors { value: &zeros([2, 5, 8], F16), ..conv }, 4), dtype("value", F32, F16)),
+    ]);
+}
+
+#[test]
+fn linear() {
+    let (x, weight) = (zeros([2, 5, 6], F32), zeros([3, 6], F32));
+    let run = |x: &Tensor, weight: &Tensor| ops::linear(x, weight, &Default::default());
+    let bias = zeros([6], F32);
+    let biased = ops::LinearOptions { bias: Some(&bias), ..Default::default() };
+    each([
+        (run(&x, &zeros([3, 5], F32)), shape("x", [2, 5, 5], [2, 5, 6])),
+        (run(&x, &bias), any_shape("weight", [None, None], [6])),
+        (run(&zeros([], F32), &weight), shape("x", [6], [])),
+        (ops::linear(&x, &weight, &biased), shape("bias", [3], [6])),
+    ]);
+}
+
+#[test]
+fn attention() {
+    let (q, k) = (zeros([2, 5, 6], F32), zeros([2, 7, 6], F32));
+    let run = |k: &Tensor, v: &Tensor, heads, options: AttentionOptions<'_>| {
+        ops::attention(&q, k, v, heads, &options)
+    };
+    let plain = AttentionOptions::default();
+    let keys = Sequences::padded(6, &[1, 2]).unwrap();
+    let scaled = AttentionOptions { scale: Some(f32::NEG_INFINITY), ..plain };
+    each([
+        (run(&k, &q, 3, plain), shape("v", [2, 7, 6], [2, 5, 6])),
+        (run(&k, &k, 4, plain), Error::Heads { heads: 4, channels: 6 }),
+        (run(&k, &k, 0, plain), Error::ZeroSize { what: "heads" }),
+        (run(&zeros([3, 7, 6], F32), &k, 3, plain), Error::SequencePairs { queries: 2, keys: 3 }),
+        (run(&zeros([2, 7, 5], F32), &k, 3, plain), shape("k", [2, 7, 6], [2, 7, 5])),
+        (run(&zeros([2, 7, 6], F16), &k, 3, plain), dtype("k", F32, F16)),
+        (
+            run(&k, &k, 3, AttentionOptions { keys: Some(&keys), ..plain }),
+            any_shape("k", [Some(2), Some(6), None], [2, 7, 6]),
+        ),
+        (run(&k, &k, 3, scaled), Error::NotFinite { what: "scale", got: f32::NEG_INFINITY }),
+    ]);
+}
+
+#[test]
+fn history() {
+    let (x, kept) = (zeros([2, 5, 6], F32), zeros([2, 3, 6], F32));
+    let run = |x: &Tensor, kept: &Tensor, window| ops::history(x, kept, window, None);
+    let causal = Window::causal(4).unwrap();
+    each([
+        (run(&x, &x, causal), shape("history", [2, 3, 6], [2, 5, 6])),
+        (run(&x, &kept, window(4)), Error::HistoryNotCausal { left: 1, width: 4, dilation: 1, reach: 3 }),
+        (run(&x, &zeros([2, 3, 6], BF16), causal), dtype("history", F32, BF16)),
+    ]);
+}
+
+#[test]
+fn tensors() {
+    let device = Device::cpu();
+    let length = |expected, got| Error::Length { tensor: "the tensor", expected, got };
+    each([
+        (Tensor::from_slice(&[1.0f32; 5], &[2, 3], &device), length(6, 5)),
+        (Tensor::from_f32(&[1.0; 7], &[2, 3], BF16, &device), length(6, 7)),
+        (zeros([2, 3], F32).reshape(&[4]), length(4, 6)),
+        (
+            Tensor::zeros(&[usize::MAX, 2], F32, &device),
+            Error::TooLarge { what: "tensor", sizes: vec![usize::MAX, 2] },
+        ),
+    ]);
+    each([(zeros([2], F32).to_vec::<bf16>(), dtype("the tensor", BF16, F32))]);
+}
+
+#[test]
+fn messages_name_the_numbers() {
+    let messages = [
+        (
+            Error::Shape { tensor: "x", expected: Dims(vec![Some(2), None]), got: [5, 6].into() },
+            "x must have shape [2, _], got [5, 6]",
+        ),
+        (
+            Error::DType { tensor: "bias", expected: vec![F16, F32], got: BF16 },
+            "bias must be f16 or f32, got bf16",
+        ),
+        (Error::OffsetStart { got: None }, "packed offsets must begin with 0, got no offsets"),
+        (Error::OffsetStart { got: Some(3) }, "packed offsets must begin with 0, got 3"),
+        (
+            Error::WindowLeft { left: 7, width: 4, dilation: 2, reach: 6 },
+            "left padding 7 is past the window: width 4 and dilation 2 allow 0 to 6",
+        ),
+        (
+            Error::Sequences {
+                expected: Sequences::batch(2, 3).unwrap().shape().to_string(),
+                got: Sequences::packed(&[0, 4, 9]).unwrap().shape().to_string(),
+            },
+            "sequences are 2 packed sequences of 9 tokens in all, but the problem was made for a batch of 2 x 3 tokens",
+        ),
+    ];
+    for (error, message) in messages {
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+/// Nothing to do is no error: an empty batch gives an empty result.
+#[test]
+fn empty_is_fine() {
+    for (batch, time) in [(0, 5), (3, 0), (0, 0)] {
+        let x = zeros([batch, time, 6], F32);
+        let y = ops::light_conv(&x, &zeros([3, 4], F32), window(4), &Default::default()).unwrap();
+        assert_eq!(y.shape(), [batch, time, 6]);
+        let y = ops::dynamic_conv(&x, &zeros([12, 6], F32), 3, window(4), &Default::default()).unwrap();
+        assert_eq!(y.shape(), [batch, time, 6]);
+        for kind in [ops::AttentionKind::Naive, ops::AttentionKind::Fused] {
+            let options = AttentionOptions { kind, ..Default::default() };
+            assert_eq!(ops::attention(&x, &x, &x, 3, &options).unwrap().shape(), [batch, time, 6]);
+        }
+        assert_eq!(
+            ops::linear(&x, &zeros([2, 6], F32), &Default::default()).unwrap().shape(),
+            [batch, time, 2]
+        );
+    }
+}
+
+#[test]
+fn absent_backends_say_so() {
+    use lightspan::Backend;
+    for backend in [Backend::Wgpu, Backend::Cuda] {
+        match Device::open(backend) {
+            Ok(device) => assert_eq!(device.backend(), backend),
+            Err(Error::Unavailable { backend: name, reason }) => {
+                assert_eq!(name, backend.to_string());
+                assert!(!reason.is_empty());
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!("wgpu".parse(), Ok(Backend::Wgpu));
+    assert!("gpu".parse::<Backend>().is_err());
+}

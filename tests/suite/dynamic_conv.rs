@@ -1,0 +1,168 @@
+use lightspan::problem::DynamicConvProblem;
+use lightspan::reference::{self, DynamicConvInputs, Estimate, TapInputs};
+use lightspan::{DType, Device, Tensor, ops};
+use proptest::prelude::*;
+
+use crate::support::{
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case,
+};
+
+/// Where the logits of a drawn call come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Generator {
+    Given,
+    Own { weight_bias: bool },
+    Separate { channels: usize, wide: bool, weight_bias: bool },
+}
+
+fn generator() -> impl Strategy<Value = Generator> {
+    prop_oneof![
+        Just(Generator::Given),
+        any::<bool>().prop_map(|weight_bias| Generator::Own { weight_bias }),
+        (1usize..40, any::<bool>(), any::<bool>()).prop_map(|(channels, wide, weight_bias)| {
+            Generator::Separate { channels, wide, weight_bias }
+        }),
+    ]
+}
+
+/// A drawn call with its numbers.
+pub struct Call {
+    pub case: ConvCase,
+    pub problem: DynamicConvProblem,
+    pub x: Values,
+    /// Given logits, or the generator.
+    pub weight: Values,
+    pub weight_bias: Option<Values>,
+    pub query: Option<Values>,
+    pub bias: Option<Values>,
+    pub history: Option<Values>,
+}
+
+impl Call {
+    pub fn draw(case: &ConvCase, generator: Generator) -> Self {
+        let mut numbers = Numbers::new(case.seed);
+        let conv = case.convolution();
+        let problem = match generator {
+            Generator::Given => DynamicConvProblem::given(conv),
+            Generator::Own { weight_bias } => {
+                DynamicConvProblem::generated(conv).and_then(|problem| problem.weight_bias(weight_bias))
+            }
+            Generator::Separate { channels, wide, weight_bias } => {
+                let dtype = if wide { DType::F32 } else { case.dtype };
+                DynamicConvProblem::generated(conv)
+                    .and_then(|problem| problem.query(channels, dtype)?.weight_bias(weight_bias))
+            }
+        }
+        .unwrap();
+        let (channels, logits) = (case.channels(), problem.logits());
+        let draw_bias = |wanted: bool, numbers: &mut Numbers| {
+            wanted.then(|| numbers.draw(&[logits], case.parameters, 1.0))
+        };
+        let (weight, weight_bias, query) = match generator {
+            Generator::Given => {
+                let mut weight = numbers.tokens(&case.sequences, logits, case.parameters, 3.0);
+                let mut shape = case.sequences.shape().tensor(case.heads);
+                shape.push(case.window.width());
+                weight.shape = shape;
+                (weight, None, None)
+            }
+            Generator::Own { weight_bias } => (
+                numbers.draw(&[logits, channels], case.parameters, 2.0 / (channels as f32).sqrt()),
+                draw_bias(weight_bias, &mut numbers),
+                None,
+            ),
+            Generator::Separate { channels, wide, weight_bias } => (
+                numbers.draw(&[logits, channels], case.parameters, 2.0 / (channels as f32).sqrt()),
+                draw_bias(weight_bias, &mut numbers),
+                Some(numbers.tokens(
+                    &case.sequences,
+                    channels,
+                    if wide { DType::F32 } else { case.dtype },
+                    2.0,
+                )),
+            ),
+        };
+        let shape = conv.history_shape();
+        Call {
+            problem,
+            weight,
+            weight_bias,
+            query,
+            x: numbers.tokens(&case.sequences, channels, case.dtype, 2.0),
+            bias: case.bias.then(|| numbers.draw(&[channels], case.parameters, 1.0)),
+            history: case.history.then(|| numbers.history(&case.sequences, shape, case.dtype, 2.0)),
+            case: case.clone(),
+        }
+    }
+
+    pub fn expected(&self) -> Vec<Estimate> {
+        let sequences = &self.case.sequences;
+        fn data(values: &Option<Values>) -> Option<&[f64]> {
+            values.as_ref().map(|values| &values.data[..])
+        }
+        let weight = &self.weight.data[..];
+        let taps = match self.problem.taps() {
+            lightspan::problem::Taps::Given => TapInputs::Given(weight),
+            _ => TapInputs::Generated {
+                weight,
+                weight_bias: data(&self.weight_bias),
+                query: data(&self.query),
+            },
+        };
+        let inputs =
+            DynamicConvInputs { x: &self.x.data, taps, bias: data(&self.bias), history: data(&self.history) };
+        reference::every_token(sequences, self.case.channels(), |s, t| {
+            reference::dynamic_conv(&self.problem, sequences, inputs, (s, t))
+        })
+    }
+
+    pub fn run(&self, device: &Device) -> Tensor {
+        let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
+        let (bias, history) = (tensor(&self.bias), tensor(&self.history));
+        let (query, weight_bias) = (tensor(&self.query), tensor(&self.weight_bias));
+        let (x, weight) = (self.x.on(device), self.weight.on(device));
+        let ConvCase { normalize, window, heads, .. } = self.case;
+        let sequences = Some(&self.case.sequences);
+        let (bias, history) = (bias.as_ref(), history.as_ref());
+        match self.problem.taps() {
+            lightspan::problem::Taps::Given => {
+                let options = ops::ConvOptions { bias, normalize, sequences, history };
+                ops::dynamic_conv_given(&x, &weight, window, &options)
+            }
+            _ => {
+                let (query, weight_bias) = (query.as_ref(), weight_bias.as_ref());
+                let options =
+                    ops::DynamicConvOptions { query, weight_bias, bias, normalize, sequences, history };
+                ops::dynamic_conv(&x, &weight, heads, window, &options)
+            }
+        }
+        .unwrap()
+    }
+}
+
+fn check(case: &ConvCase, generator: Generator) -> Result<(), TestCaseError> {
+    let call = Call::draw(case, generator);
+    let expected = call.expected();
+    for device in devices() {
+        assert_admitted(&expected, &call.run(&device))?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(1000))]
+
+    #[test]
+    fn equals_the_reference(case in conv_case(), generator in generator()) {
+        check(&case, generator)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn equals_the_reference_over_many_tiles(case in long_conv_case(), generator in generator()) {
+        check(&case, generator)?;
+    }
+}

@@ -1,0 +1,20 @@
+//! What the tests of all operators share: devices, drawn cases, numbers, and the comparison.
+
+mod case;
+mod numbers;
+
+pub use case::{ConvCase, conv_case, dtypes, long_conv_case, sequences};
+pub use numbers::{Numbers, Values, assert_admitted, same_bits};
+
+use lightspan::Device;
+use proptest::test_runner::Config;
+
+/// The devices that operators are tested on: all that this build and machine have.
+pub fn devices() -> Vec<Device> {
+    vec![Device::cpu()]
+}
+
+/// `cases` drawn cases, new ones in each run. A failure prints the case, shrunk.
+pub fn config(cases: u32) -> Config {
+    Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() }
+}
