@@ -15,6 +15,29 @@ pub(crate) struct Tokens<'a> {
     pub(crate) channels: usize,
 }
 
+impl Tokens<'_> {
+    /// Columns from `column` on of the token at a position of a sequence that is in range; negative ones are history.
+    pub(crate) fn load(
+        &self,
+        window: Window,
+        piece: &Piece,
+        position: isize,
+        column: usize,
+        out: &mut [f32],
+    ) {
+        match (usize::try_from(position), self.history) {
+            (Ok(position), _) => self.x.load(piece.sequence.first + position, column, out),
+            (Err(_), Some(history)) => {
+                let reach = window.reach();
+                let row = piece.index * reach + reach - position.unsigned_abs();
+                history.load(row * self.channels + column, out);
+            }
+            // Without history nothing is in range before the first token; if it were, it would read as zero.
+            (Err(_), None) => out.fill(0.0),
+        }
+    }
+}
+
 /// Tokens of one sequence, r apart, and the rows that their taps read: tap j of token i reads row i + j - `skipped`.
 ///
 /// Rows are the tokens in range and nothing else, so that a tap out of range has no row to read.
@@ -86,21 +109,10 @@ impl Phase {
 
     /// Copies the columns of all rows into `out`, `stride` apart, as f32.
     pub(crate) fn stage(&self, tokens: Tokens<'_>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
-        let channels = columns.len();
-        let reach = self.window.reach();
         let start = self.window.token(self.first, self.skipped);
         for (m, out) in out.chunks_mut(stride).take(self.rows).enumerate() {
             let position = start + (m * self.window.dilation()) as isize;
-            let out = &mut out[..channels];
-            match (usize::try_from(position), tokens.history) {
-                (Ok(position), _) => tokens.x.load(self.piece.sequence.first + position, columns.start, out),
-                (Err(_), Some(history)) => {
-                    let row = self.piece.index * reach + reach - position.unsigned_abs();
-                    history.load(row * tokens.channels + columns.start, out);
-                }
-                // No row is before the first token where there is no history; if one were, it would read as zero.
-                (Err(_), None) => out.fill(0.0),
-            }
+            tokens.load(self.window, &self.piece, position, columns.start, &mut out[..columns.len()]);
         }
     }
 }

@@ -196,6 +196,107 @@ impl OwnTaps<'_> {
     }
 }
 
+/// Taps of each token's own, with tokens in the lanes: out\[c, t\] += sum_j weights\[j, t\] x\[c, t + j r\].
+///
+/// Slices have room for a vector to run over the last token; what is written there means nothing.
+pub(crate) struct TokenTaps<'a> {
+    /// `[channels, out_stride]`.
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+    /// `[channels, x_stride]`.
+    pub(crate) x: &'a [f32],
+    pub(crate) x_stride: usize,
+    /// `[taps, weight_stride]`.
+    pub(crate) weights: &'a [f32],
+    pub(crate) weight_stride: usize,
+    pub(crate) taps: usize,
+    pub(crate) dilation: usize,
+    pub(crate) channels: usize,
+    pub(crate) tokens: usize,
+}
+
+impl TokenTaps<'_> {
+    /// `C` channels and `V` vectors of tokens at a time, so that a vector of weights is loaded once for C channels.
+    #[inline(always)]
+    fn channels<S: Simd, const C: usize, const V: usize>(&mut self, simd: S, mut channel: usize) -> usize {
+        let step = V * S::F32_LANES;
+        while channel + C <= self.channels {
+            let mut token = 0;
+            while token + step <= self.tokens {
+                // SAFETY: `with_simd` asserted that all channels, taps and tokens fit, and these are among them.
+                unsafe { self.block::<S, C, V>(simd, channel, token) };
+                token += step;
+            }
+            while token < self.tokens {
+                // SAFETY: as above; the last vector is the one that it asserted room for.
+                unsafe { self.block::<S, C, 1>(simd, channel, token) };
+                token += S::F32_LANES;
+            }
+            channel += C;
+        }
+        channel
+    }
+
+    /// # Safety
+    ///
+    /// Channels `channel .. channel + C` and tokens `token .. token + V * LANES` must be within what `with_simd`
+    /// asserted.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const C: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        channel: usize,
+        token: usize,
+    ) {
+        let lanes = S::F32_LANES;
+        // SAFETY: every address is that of a channel, a tap j < taps and V vectors of tokens inside the slices, by the
+        // function's contract; vectors are read and written unaligned.
+        unsafe {
+            let out = self.out.as_mut_ptr().add(channel * self.out_stride + token);
+            let x = self.x.as_ptr().add(channel * self.x_stride + token);
+            let weights = self.weights.as_ptr().add(token);
+            let mut sums: [[S::f32s; V]; C] =
+                from_fn(|c| from_fn(|v| load::<S>(out.add(c * self.out_stride + v * lanes))));
+            for j in 0..self.taps {
+                let weight = weights.add(j * self.weight_stride);
+                let weights: [S::f32s; V] = from_fn(|v| load::<S>(weight.add(v * lanes)));
+                for (c, sums) in sums.iter_mut().enumerate() {
+                    let x = x.add(c * self.x_stride + j * self.dilation);
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = simd.mul_add_e_f32s(weights[v], load::<S>(x.add(v * lanes)), *sum);
+                    }
+                }
+            }
+            for (c, sums) in sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    store::<S>(out.add(c * self.out_stride + v * lanes), sum);
+                }
+            }
+        }
+    }
+}
+
+impl WithSimd for TokenTaps<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        if self.channels == 0 || self.taps == 0 || self.tokens == 0 {
+            return;
+        }
+        let tokens = self.tokens.next_multiple_of(S::F32_LANES);
+        let reach = (self.taps - 1) * self.dilation;
+        assert!((self.channels - 1) * self.out_stride + tokens <= self.out.len());
+        assert!((self.channels - 1) * self.x_stride + tokens + reach <= self.x.len());
+        assert!((self.taps - 1) * self.weight_stride + tokens <= self.weights.len());
+        // Eight sums in flight hide the latency of a multiply-add.
+        let channel = self.channels::<S, 8, 1>(simd, 0);
+        let channel = self.channels::<S, 4, 2>(simd, channel);
+        let channel = self.channels::<S, 2, 4>(simd, channel);
+        self.channels::<S, 1, 8>(simd, channel);
+    }
+}
+
 /// # Safety
 ///
 /// A vector of f32 must be readable at `at`.

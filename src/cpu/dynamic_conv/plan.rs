@@ -1,0 +1,284 @@
+//! How a dynamic convolution is cut up, and the taps of a tile.
+
+use std::ops::Range;
+
+use crate::cpu::buffer::Source;
+use crate::cpu::phase::{Phase, Tokens};
+use crate::cpu::product::{Strides, product};
+use crate::cpu::softmax::normalize_columns;
+use crate::cpu::tiles::Tiles;
+use crate::cpu::{Elements, padded};
+use crate::problem::{Convolution, DynamicConvProblem, Taps};
+use crate::sequences::Piece;
+use crate::{DType, Normalize, Sequences};
+
+/// Checked logits, or what generates them.
+#[derive(Clone, Copy)]
+pub(super) enum TapSource<'a> {
+    Given(Source<'a>),
+    Generated { weight: Elements<'a>, weight_bias: Option<Elements<'a>>, query: Source<'a>, channels: usize },
+}
+
+/// The same, with the generator as f32.
+pub(super) enum ReadyTaps<'a> {
+    Given(Source<'a>),
+    Generated { weight: &'a [f32], weight_bias: Option<Elements<'a>>, query: Source<'a>, channels: usize },
+}
+
+impl<'a> TapSource<'a> {
+    /// The generator as it is where that is f32, or copied to `copy`.
+    pub(super) fn ready(self, copy: &'a mut [f32]) -> ReadyTaps<'a> {
+        match self {
+            TapSource::Given(logits) => ReadyTaps::Given(logits),
+            TapSource::Generated { weight, weight_bias, query, channels } => {
+                let weight = match weight {
+                    Elements::F32(weight) => weight,
+                    other => {
+                        let copy = &mut copy[..other.len()];
+                        other.load(0, copy);
+                        copy
+                    }
+                };
+                ReadyTaps::Generated { weight, weight_bias, query, channels }
+            }
+        }
+    }
+}
+
+/// How a dynamic convolution is cut up: into tiles of tokens by heads.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    tokens: usize,
+    channels: usize,
+    heads: usize,
+    tile_tokens: usize,
+    tile_heads: usize,
+    /// Taps of one head.
+    width: usize,
+    /// From one tap to the next in the taps of a tile, which are `[heads, K, tokens]`.
+    pub(super) tap_stride: usize,
+    head_channels: usize,
+    /// Channels that are staged together: whole heads, or part of one.
+    pub(super) block: usize,
+    /// Most rows that one phase of a tile reads.
+    pub(super) rows: usize,
+    /// Numbers of a tile's query, or of one token's given logits, as f32.
+    query: usize,
+    /// Numbers of the generator as f32, where it is not.
+    generator: usize,
+    /// Tokens from the first tap to the last, where lanes may be tokens.
+    token_lanes: Option<usize>,
+}
+
+/// A head of fewer channels would leave most lanes of a vector empty.
+const MIN_LANE_CHANNELS: usize = 16;
+/// Fewer tokens would too.
+const MIN_LANE_TOKENS: usize = 16;
+/// A longer reach would stage more tokens than it computes.
+const MAX_LANE_REACH: usize = 1024;
+
+impl Plan {
+    pub(super) fn new(problem: &DynamicConvProblem) -> Self {
+        let conv = problem.convolution();
+        let (width, r) = (conv.window().width(), conv.head_channels());
+        // The taps of a tile should stay in the second cache, and the product that makes them be worth its packing.
+        let tile_heads = (512 / width).clamp(1, conv.heads());
+        let tile_tokens = (65_536 / (tile_heads * width)).next_multiple_of(16).clamp(32, 256);
+        let tile_tokens = tile_tokens.min(padded(conv.sequences().tokens().max(1)));
+        let (query, generator) = match problem.taps() {
+            Taps::Given => (tile_heads * width, 0),
+            Taps::Generated { query_channels, query, .. } => {
+                let copy = |dtype| if dtype == DType::F32 { 0 } else { query_channels };
+                let query = copy(query.unwrap_or(conv.dtype()));
+                (query * tile_tokens, copy(conv.parameter_dtype()) * problem.logits())
+            }
+        };
+        let reach = conv.window().reach();
+        Plan {
+            tokens: conv.sequences().tokens(),
+            channels: conv.channels(),
+            heads: conv.heads(),
+            tile_tokens,
+            tile_heads,
+            width,
+            // Not a power of two, so that the taps of a token fall on different cache sets; and room for a vector of
+            // tokens to run over.
+            tap_stride: tile_tokens + 16,
+            head_channels: r,
+            block: if r >= 64 { 64 } else { r * (64 / r).min(tile_heads) },
+            rows: Phase::max_rows(conv, tile_tokens, conv.sequences().longest()),
+            query,
+            generator,
+            token_lanes: (r < MIN_LANE_CHANNELS && reach <= MAX_LANE_REACH).then_some(reach),
+        }
+    }
+
+    /// Whether vectors should hold tokens, and not channels.
+    pub(super) fn lanes_are_tokens(&self, piece: &Piece) -> bool {
+        self.token_lanes.is_some() && piece.tokens.len() >= MIN_LANE_TOKENS
+    }
+
+    /// Numbers of scratch that all workers share: a bias for each channel, and the generator.
+    pub(super) fn shared(&self) -> usize {
+        self.bias_len() + self.generator
+    }
+
+    /// Room for the last vector of a head to run over.
+    fn bias_len(&self) -> usize {
+        padded(self.channels) + 16
+    }
+
+    /// The bias of each channel, zero where there is none, and room for the generator.
+    pub(super) fn split_shared<'a>(
+        &self,
+        shared: &'a mut [f32],
+        bias: Option<Elements<'_>>,
+    ) -> (&'a [f32], &'a mut [f32]) {
+        let (expanded, generator) = shared.split_at_mut(self.bias_len());
+        expanded.fill(0.0);
+        if let Some(bias) = bias {
+            bias.load(0, &mut expanded[..self.channels]);
+        }
+        (expanded, generator)
+    }
+
+    pub(super) fn taps_len(&self) -> usize {
+        self.tile_heads * self.width * self.tap_stride
+    }
+
+    /// From one staged row to the next, where lanes are channels: a block, and room for a vector to run over.
+    pub(super) fn row_stride(&self) -> usize {
+        padded(self.block) + 16
+    }
+
+    /// From one staged channel to the next, where lanes are tokens: a tile, its reach, and room for a vector to run
+    /// over.
+    pub(super) fn channel_stride(&self) -> usize {
+        self.token_lanes.map_or(0, |reach| self.tile_tokens + reach + 16)
+    }
+
+    /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; rows of a
+    /// phase, and an output row; channels of a tile, outputs as channels, and a row.
+    pub(super) fn per_worker(&self) -> usize {
+        let by_channel = (self.rows + 1) * self.row_stride();
+        let by_token = match self.token_lanes {
+            Some(_) => self.block * (self.channel_stride() + self.tap_stride + 1),
+            None => 0,
+        };
+        self.taps_len() + self.query.max(by_channel).max(by_token)
+    }
+
+    pub(super) fn tiles(&self) -> Tiles {
+        Tiles::new(self.tokens, self.heads, self.tile_tokens, self.tile_heads)
+    }
+
+    /// The normalised taps `[heads, K, tokens]` of a tile.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn taps(
+        &self,
+        conv: &Convolution,
+        source: &ReadyTaps<'_>,
+        sequences: &Sequences,
+        rows: Range<usize>,
+        heads: Range<usize>,
+        taps: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let logits = heads.start * self.width..heads.end * self.width;
+        let taps = &mut taps[..logits.len() * self.tap_stride];
+        match *source {
+            ReadyTaps::Given(given) => {
+                let token = &mut scratch[..logits.len()];
+                for (t, row) in rows.clone().enumerate() {
+                    given.load(row, logits.start, token);
+                    for (taps, &logit) in taps.chunks_exact_mut(self.tap_stride).zip(&*token) {
+                        taps[t] = logit;
+                    }
+                }
+            }
+            ReadyTaps::Generated { weight, weight_bias, query, channels } => {
+                let (query, stride) = query.stage(rows.clone(), 0, channels, scratch);
+                product(
+                    (logits.len(), rows.len(), channels),
+                    (taps, Strides::row_major(self.tap_stride)),
+                    false,
+                    (&weight[logits.start * channels..], Strides::row_major(channels)),
+                    (query, Strides::column_major(stride)),
+                );
+                if let Some(bias) = weight_bias {
+                    for (l, taps) in logits.zip(taps.chunks_exact_mut(self.tap_stride)) {
+                        let bias = bias.at(l);
+                        taps.iter_mut().for_each(|tap| *tap += bias);
+                    }
+                }
+            }
+        }
+        let in_range_only = conv.normalization() == Normalize::SoftmaxInRange;
+        if in_range_only {
+            self.fill_out_of_range(conv, sequences, rows.clone(), taps, f32::NEG_INFINITY);
+        }
+        for head in taps.chunks_exact_mut(self.width * self.tap_stride) {
+            normalize_columns(head, self.width, self.tap_stride, conv.normalization());
+        }
+        if self.token_lanes.is_some() {
+            // Lanes have no range of taps of their own: what is out of range has no weight.
+            self.fill_out_of_range(conv, sequences, rows, taps, 0.0);
+        }
+    }
+
+    /// Gives every tap that is out of range a value.
+    fn fill_out_of_range(
+        &self,
+        conv: &Convolution,
+        sequences: &Sequences,
+        rows: Range<usize>,
+        taps: &mut [f32],
+        value: f32,
+    ) {
+        for piece in sequences.pieces(rows.clone()) {
+            for t in piece.tokens.clone() {
+                let column = piece.sequence.first + t - rows.start;
+                let past = if conv.has_history() { piece.sequence.past } else { 0 };
+                let in_range = conv.window().taps_in_range(t, piece.sequence.length, past);
+                for head in taps.chunks_exact_mut(self.width * self.tap_stride) {
+                    for j in (0..in_range.start).chain(in_range.end..self.width) {
+                        head[j * self.tap_stride + column] = value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A tile whose taps are made.
+pub(super) struct Tile<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) conv: &'a Convolution,
+    pub(super) tokens: Tokens<'a>,
+    /// `[heads, K, tokens]`, normalised.
+    pub(super) taps: &'a [f32],
+    /// `[C]`, and room for a vector to run over.
+    pub(super) bias: &'a [f32],
+    pub(super) rows: Range<usize>,
+    pub(super) heads: Range<usize>,
+}
+
+impl Tile<'_> {
+    /// The taps of a channel's head, from tap `tap` and the token in row `row` on.
+    #[inline(always)]
+    pub(super) fn taps_from(&self, channel: usize, tap: usize, row: usize) -> &[f32] {
+        let head = channel / self.plan.head_channels - self.heads.start;
+        &self.taps[(head * self.plan.width + tap) * self.plan.tap_stride + row - self.rows.start..]
+    }
+
+    /// The channels in blocks that are staged together; a block never holds parts of two heads.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (block, r) = (self.plan.block, self.plan.head_channels);
+        let (start, end) = (self.heads.start * r, self.heads.end * r);
+        let step = r.max(block);
+        (start..end).step_by(step).flat_map(move |start| {
+            let end = (start + step).min(end);
+            (start..end).step_by(block).map(move |start| start..(start + block).min(end))
+        })
+    }
+}
