@@ -1,7 +1,8 @@
 //! The meaning of every operator: its formula in `f64` and plain loops.
 //!
 //! The backends are held to these numbers, each value within its bound. Every function computes one output token, and
-//! [`every_token`] all of them; nothing here is fast.
+//! [`every_token`] all of them; nothing here is fast. Inputs are trusted to have the sizes that the problem names: the
+//! functions index them, and panic where they are shorter.
 //!
 //! # The bound
 //!

@@ -1,0 +1,72 @@
+use lightspan::ops::{self, AttentionKind, AttentionOptions};
+use lightspan::problem::{AttentionProblem, Mask};
+use lightspan::reference::{self, AttentionInputs, Estimate};
+use lightspan::{Device, Error, Sequences, Tensor};
+
+use super::inputs::{Array, Inputs, Types};
+use super::{Operator, Result};
+
+pub(crate) struct Attention {
+    problem: AttentionProblem,
+    kind: AttentionKind,
+    queries: Sequences,
+    keys: Sequences,
+    q: Array,
+    k: Array,
+    v: Array,
+}
+
+impl Attention {
+    pub(crate) fn read(inputs: &Inputs<'_>, kind: AttentionKind) -> Result<Self> {
+        let fixture = inputs.fixture;
+        let [batch, query_time, channels] = inputs.sizes("q")?;
+        let [_, key_time, _] = inputs.sizes("k")?;
+        let heads: usize = fixture.value("heads")?;
+        if heads == 0 || !channels.is_multiple_of(heads) {
+            return Err(Error::Heads { heads, channels }.into());
+        }
+        let (left, right) = (fixture.optional_value("window_left")?, fixture.optional_value("window_right")?);
+        let right = if fixture.value("causal")? { Some(0) } else { right };
+        let queries = Sequences::batch(batch, query_time)?;
+        let keys = inputs.sequences("key_lengths", batch, key_time)?;
+        let mut q = inputs.tokens("q", &[batch, query_time, channels])?;
+        let scale: f64 = fixture.value("scale")?;
+        let problem =
+            AttentionProblem::new(queries.shape(), keys.shape(), heads, channels / heads, q.dtype())?
+                .mask(Mask::local(left, right))
+                .scale(scale as f32)?;
+        // A problem has its scale in f32. What that rounds away goes into q, so that f64 is held to f64.
+        let rounded = f64::from(problem.score_scale());
+        if inputs.types == Types::Exact && rounded != 0.0 {
+            q.values.iter_mut().for_each(|q| *q *= scale / rounded);
+        }
+        let shape = [batch, key_time, channels];
+        let (k, v) = (inputs.tokens("k", &shape)?, inputs.tokens("v", &shape)?);
+        Ok(Attention { problem, kind, queries, keys, q, k, v })
+    }
+}
+
+impl Operator for Attention {
+    fn shape(&self) -> &[usize] {
+        &self.q.shape
+    }
+
+    fn reference(&self) -> Vec<Estimate> {
+        let inputs = AttentionInputs { q: &self.q.values, k: &self.k.values, v: &self.v.values };
+        reference::every_token(&self.queries, self.problem.channels(), |s, t| {
+            reference::attention(&self.problem, &self.queries, &self.keys, inputs, (s, t))
+        })
+    }
+
+    fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
+        let options = AttentionOptions {
+            scale: Some(self.problem.score_scale()),
+            mask: self.problem.key_mask(),
+            queries: Some(&self.queries),
+            keys: Some(&self.keys),
+            kind: self.kind,
+        };
+        let (q, k, v) = (self.q.upload(device)?, self.k.upload(device)?, self.v.upload(device)?);
+        ops::attention(&q, &k, &v, self.problem.heads(), &options)
+    }
+}
