@@ -96,6 +96,17 @@ impl Device {
         }
     }
 
+    /// Waits until everything that was started on the device is done.
+    ///
+    /// # Errors
+    ///
+    /// None on the CPU, where a call returns when its work is done; a GPU may be lost.
+    pub fn synchronize(&self) -> Result<()> {
+        match self.room {
+            Room::Cpu(_) => Ok(()),
+        }
+    }
+
     pub(crate) fn room(&self) -> &Room {
         &self.room
     }

@@ -1,6 +1,7 @@
 //! The number types that tensors are stored in.
 
 use std::fmt;
+use std::str::FromStr;
 
 use half::{bf16, f16};
 
@@ -72,6 +73,17 @@ impl fmt::Display for DType {
             DType::F16 => "f16",
             DType::BF16 => "bf16",
         })
+    }
+}
+
+impl FromStr for DType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        DType::ALL
+            .into_iter()
+            .find(|dtype| dtype.to_string() == name)
+            .ok_or_else(|| format!("no type is called {name:?}: there are f32, f16 and bf16"))
     }
 }
 

@@ -1,0 +1,136 @@
+//! Convolutions against attention, on a real text and on this machine.
+//!
+//! ```text
+//! cargo run --release --example race -- --quick
+//! ```
+//!
+//! The bytes of a text become token vectors, and light, dynamic and span-based dynamic convolution run over them beside
+//! attention in three forms: naive (all scores in memory), fused, and local, which sees the same tokens as the
+//! convolutions do. Every operator is timed at every length and held to the reference on a sample of tokens.
+//!
+//! What is timed is one call of the operator, forward, into an output that is there. The kernel generation of
+//! dynamic_conv and span_conv is part of the operator and so of its time; the projections that make q, k and v are not
+//! part of any. Inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory.
+
+mod args;
+mod check;
+mod format;
+mod machine;
+mod operator;
+mod picture;
+mod plan;
+mod table;
+mod timing;
+mod tokens;
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use lightspan::Tensor;
+
+use args::Args;
+use machine::Machine;
+use operator::{Operator, Parameters, Track};
+use plan::Plan;
+use table::{Measurement, Round};
+use timing::Timer;
+use tokens::Embedding;
+
+fn main() -> ExitCode {
+    let plan = match Plan::new(Args::parse()) {
+        Ok(plan) => plan,
+        Err(error) => return complain(&*error, 2),
+    };
+    match run(&plan) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => complain(&*error, 1),
+    }
+}
+
+fn complain(error: &dyn Error, status: u8) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(status)
+}
+
+/// The whole race; whether every operator was right.
+fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
+    let timer = Timer::new(&plan.device, plan.budget);
+    let machine = Machine::measure(&plan.device, plan.setting.dtype, &timer)?;
+    print(&format!(
+        "lightspan on {}: {}\n{}, sequences from {}\n\n",
+        plan.device, machine, plan.setting, plan.text.name
+    ))?;
+
+    let rounds = measure(plan, &machine, &timer)?;
+    print(&format!("{}\n{}\n", table::render(&rounds), table::notes(&rounds, plan)))?;
+    let title = format!("{}, {}", plan.device, plan.setting);
+    fs::write(&plan.out, picture::draw(&title, &rounds)?)
+        .map_err(|error| format!("cannot write {}: {error}", plan.out.display()))?;
+    print(&format!("picture: {}\n", plan.out.display()))?;
+
+    let right = rounds.iter().all(Round::is_right);
+    if !right {
+        eprintln!("FAILED: an operator is further from the reference than its bound allows");
+    }
+    Ok(right)
+}
+
+fn measure(plan: &Plan, machine: &Machine, timer: &Timer) -> lightspan::Result<Vec<Round>> {
+    let parameters = Parameters::new(&plan.setting, &plan.device)?;
+    let embedding = Embedding::new(plan.setting.channels);
+    let progress = progress(plan.lengths.len() * Operator::ALL.len());
+    let mut rounds = Vec::with_capacity(plan.lengths.len());
+    for &length in &plan.lengths {
+        let x = embedding.embed(&plan.text.bytes, plan.setting.batch, length);
+        let track = Track::new(&plan.setting, &parameters, &x, length, &plan.device)?;
+        let mut round = Round { length, tokens: plan.setting.batch * length, results: Vec::new() };
+        for operator in Operator::ALL {
+            progress.set_message(format!("{operator}, {length} tokens"));
+            let result = if plan.skips(operator, length) {
+                None
+            } else {
+                Some(enter(operator, &track, machine, timer)?)
+            };
+            round.results.push((operator, result));
+            progress.inc(1);
+        }
+        rounds.push(round);
+    }
+    progress.finish_and_clear();
+    Ok(rounds)
+}
+
+/// Times one operator at one length and checks what it wrote.
+fn enter(
+    operator: Operator,
+    track: &Track<'_>,
+    machine: &Machine,
+    timer: &Timer,
+) -> lightspan::Result<Measurement> {
+    let problem = operator.problem(track.setting, &track.sequences)?;
+    let mut y = Tensor::zeros(track.x.shape(), track.x.dtype(), track.x.device())?;
+    let seconds = timer.time(|| operator.run(track, &mut y))?.median();
+    let floor = machine.floor(problem.flops(), problem.bytes());
+    let error = check::largest_error(&problem, track, &y)?;
+    Ok(Measurement { seconds, floor, error })
+}
+
+/// A bar on stderr, hidden where that is not a terminal.
+fn progress(steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}");
+    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is not an error.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}

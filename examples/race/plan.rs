@@ -1,0 +1,184 @@
+//! What to race, checked before anything runs.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lightspan::{DType, Device, Sequences, Window};
+
+use crate::args::Args;
+use crate::machine::physical_memory;
+use crate::operator::Operator;
+
+const LENGTHS: [usize; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
+const QUICK_LENGTHS: [usize; 4] = [64, 256, 1024, 4096];
+
+/// Where the scores of naive attention would take more than this, or a quarter of the memory there is, it is skipped.
+const MOST_SCORE_BYTES: u64 = 2 << 30;
+
+/// What all operators of a race have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) batch: usize,
+    pub(crate) channels: usize,
+    pub(crate) heads: usize,
+    pub(crate) window: Window,
+    pub(crate) dtype: DType,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setting { batch, channels, heads, window, dtype } = self;
+        write!(f, "{dtype}, {channels} channels, {heads} heads, width {}, batch {batch}", window.width())
+    }
+}
+
+/// The text whose bytes are the tokens.
+pub(crate) struct Text {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+pub(crate) struct Plan {
+    pub(crate) device: Device,
+    pub(crate) setting: Setting,
+    /// Ascending, each once.
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) text: Text,
+    /// Time for each measurement.
+    pub(crate) budget: Duration,
+    pub(crate) out: PathBuf,
+    /// Bytes that the scores of naive attention may take.
+    pub(crate) score_limit: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(args: Args) -> Result<Self, Box<dyn Error>> {
+        let lengths = lengths(&args);
+        let setting = Setting {
+            batch: args.batch,
+            channels: args.channels,
+            heads: args.heads,
+            window: Window::same(args.width)?,
+            dtype: args.dtype,
+        };
+        let longest = lengths.last().copied().unwrap_or(0);
+        for operator in Operator::ALL {
+            operator.problem(&setting, &Sequences::batch(setting.batch, longest)?)?;
+        }
+        let memory = physical_memory();
+        let needed = bytes_needed(&setting, longest);
+        if needed > u128::from(memory / 2) {
+            let (needed, memory) = (needed >> 20, memory >> 20);
+            return Err(
+                format!("tensors would take {needed} MiB, over half of the memory ({memory} MiB)").into()
+            );
+        }
+        let device = args.backend.map_or_else(|| Ok(Device::best()), Device::open)?;
+        let text = text(args.text)?;
+        // Found out now, not after the race; whatever the file holds stays until there is something to replace it.
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&args.out)
+            .map_err(|error| format!("cannot write {}: {error}", args.out.display()))?;
+        Ok(Plan {
+            device,
+            setting,
+            lengths,
+            text,
+            budget: Duration::from_millis(if args.quick { 100 } else { 300 }),
+            out: args.out,
+            score_limit: MOST_SCORE_BYTES.min(memory / 4),
+        })
+    }
+
+    /// Whether an operator would need too much memory at a length.
+    pub(crate) fn skips(&self, operator: Operator, length: usize) -> bool {
+        operator == Operator::NaiveAttention
+            && score_bytes(&self.setting, length) > u128::from(self.score_limit)
+    }
+}
+
+fn lengths(args: &Args) -> Vec<usize> {
+    let mut lengths = match (args.lengths.as_slice(), args.quick) {
+        ([], false) => LENGTHS.to_vec(),
+        ([], true) => QUICK_LENGTHS.to_vec(),
+        (given, _) => given.to_vec(),
+    };
+    lengths.sort_unstable();
+    lengths.dedup();
+    lengths
+}
+
+fn text(path: Option<PathBuf>) -> Result<Text, String> {
+    let Some(path) = path else {
+        let bytes = include_bytes!("cicero.txt").to_vec();
+        return Ok(Text { name: "Cicero, De finibus bonorum et malorum, book 1".to_owned(), bytes });
+    };
+    let name = path.display().to_string();
+    let bytes = fs::read(path).map_err(|error| format!("cannot read {name}: {error}"))?;
+    if bytes.is_empty() {
+        return Err(format!("{name} is empty"));
+    }
+    Ok(Text { name, bytes })
+}
+
+/// The scores of naive attention, `[batch, H, T, T]` in f32.
+fn score_bytes(setting: &Setting, length: usize) -> u128 {
+    let length = length as u128;
+    (setting.batch * setting.heads) as u128 * length * length * 4
+}
+
+/// Tokens x, q, k, v and y and the weights, with the f64 copies of them that the check makes.
+fn bytes_needed(setting: &Setting, length: usize) -> u128 {
+    let [batch, channels, heads, width, length] =
+        [setting.batch, setting.channels, setting.heads, setting.window.width(), length].map(|n| n as u128);
+    let weights = channels * (heads * width + width + 4 * channels);
+    (5 * batch * length * channels + weights) * (setting.dtype.size() + size_of::<f64>()) as u128
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan_into(out: &str, args: &[&str]) -> Result<Plan, String> {
+        let args = Args::try_parse_from(["race", "--out", out].iter().chain(args)).unwrap();
+        Plan::new(args).map_err(|error| error.to_string())
+    }
+
+    fn plan(args: &[&str]) -> Result<Plan, String> {
+        plan_into(std::env::temp_dir().join("lightspan-race-test.svg").to_str().unwrap(), args)
+    }
+
+    #[test]
+    fn lengths_ascend() {
+        assert_eq!(plan(&["--lengths", "9,3,9,1"]).unwrap().lengths, [1, 3, 9]);
+        assert_eq!(plan(&["--quick"]).unwrap().lengths, QUICK_LENGTHS);
+        assert_eq!(plan(&["--quick", "--lengths", "5"]).unwrap().lengths, [5]);
+    }
+
+    #[test]
+    fn what_cannot_run_is_one_clear_line() {
+        let error = |args: &[&str]| plan(args).err().unwrap();
+        assert_eq!(error(&["--heads", "7"]), "7 heads do not divide 512 channels");
+        assert_eq!(error(&["--width", "0"]), "window width must be at least 1");
+        assert_eq!(error(&["--channels", "0"]), "channels must be at least 1");
+        assert!(error(&["--text", "no such file"]).starts_with("cannot read no such file: "));
+        assert!(error(&["--lengths", "1000000000000"]).starts_with("tensors would take "));
+        assert!(error(&["--width", "1000000000000"]).starts_with("tensors would take "));
+        assert!(plan_into("/", &[]).err().unwrap().starts_with("cannot write /: "));
+    }
+
+    #[test]
+    fn naive_attention_is_skipped_where_its_scores_would_not_fit() {
+        let plan = plan(&["--lengths", "4096"]).unwrap();
+        assert!(plan.skips(Operator::NaiveAttention, 1 << 20));
+        assert!(!plan.skips(Operator::FusedAttention, 1 << 20));
+        assert!(!plan.skips(Operator::NaiveAttention, 64));
+    }
+}
