@@ -1,0 +1,62 @@
+use criterion::{BenchmarkId, Criterion};
+use lightspan::problem::LightConvProblem;
+use lightspan::{DType, Result, Tensor, Window, ops};
+
+use crate::support::{
+    CHANNELS, Group, HEADS, LENGTHS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
+    shape, tensor, tokens,
+};
+use crate::unfused::Unfused;
+
+pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
+    let window = Window::same(WIDTH)?;
+    let mut group = criterion.benchmark_group("light_conv_by_length");
+    for time in LENGTHS {
+        measure_copy(&mut group, time, TOKENS);
+        measure_fused(&mut group, BenchmarkId::new("fused", time), time, window, DType::F32)?;
+        measure_unfused(&mut group, BenchmarkId::new("unfused", time), time, window)?;
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("light_conv_by_width");
+    measure_copy(&mut group, "f32", TOKENS);
+    for width in WIDTHS {
+        let window = Window::same(width)?;
+        measure_fused(&mut group, BenchmarkId::new("f32", width), TIME, window, DType::F32)?;
+        measure_unfused(&mut group, BenchmarkId::new("unfused", width), TIME, window)?;
+    }
+    for dtype in [DType::F16, DType::BF16] {
+        measure_fused(&mut group, BenchmarkId::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
+    }
+    group.finish();
+    Ok(())
+}
+
+/// The operator on sequences of `time`. Also what a dynamic convolution costs beyond its generating product.
+pub(crate) fn measure_fused(
+    group: &mut Group<'_>,
+    id: BenchmarkId,
+    time: usize,
+    window: Window,
+    dtype: DType,
+) -> Result<()> {
+    let problem = LightConvProblem::new(convolution(time, window, dtype)?);
+    let weight = tensor(&problem.weight_shape(), dtype)?;
+    let make = || -> Result<[Tensor; 2]> { Ok([tokens(time, dtype)?, tokens(time, dtype)?]) };
+    measure(group, id, problem.bytes(), make, |[x, y]| {
+        ops::light_conv_into(y, x, &weight, window, &Default::default())
+    });
+    Ok(())
+}
+
+fn measure_unfused(group: &mut Group<'_>, id: BenchmarkId, time: usize, window: Window) -> Result<()> {
+    let problem = LightConvProblem::new(convolution(time, window, DType::F32)?);
+    let weight = noise(HEADS * window.width());
+    let mut unfused = Unfused::new(shape(time, window));
+    let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
+    measure(group, id, problem.bytes(), make, |[x, y]| {
+        unfused.light_conv(x, &weight, y);
+        Ok(())
+    });
+    Ok(())
+}
