@@ -2,7 +2,8 @@ mod fused;
 mod naive;
 
 use crate::cpu::buffer::{Sink, Source};
-use crate::cpu::{Rows, RowsMut, scratch};
+use crate::cpu::scratch::Division;
+use crate::cpu::{Rows, RowsMut};
 use crate::problem::AttentionProblem;
 use crate::{Result, Sequence, Sequences};
 
@@ -55,9 +56,13 @@ impl Attention {
 
     /// Numbers of scratch memory that a run on these sequences needs, on the threads of the current rayon pool.
     pub fn scratch_len(&self, queries: &Sequences, keys: &Sequences) -> usize {
+        self.scratch(queries, keys).len()
+    }
+
+    fn scratch(&self, queries: &Sequences, keys: &Sequences) -> Division {
         match self.kind {
-            AttentionKind::Naive => naive::scratch_len(&self.problem, queries, keys),
-            AttentionKind::Fused => fused::scratch_len(&self.problem),
+            AttentionKind::Naive => naive::scratch(&self.problem, queries, keys),
+            AttentionKind::Fused => fused::scratch(&self.problem),
         }
     }
 
@@ -67,7 +72,7 @@ impl Attention {
     ///
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, or too little
     /// scratch. Nothing is written then.
-    pub fn run(&self, args: AttentionArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: AttentionArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let problem = &self.problem;
         let AttentionArgs { queries, keys, q, k, v, y } = args;
         queries.check(problem.queries())?;
@@ -82,10 +87,11 @@ impl Attention {
             v: v.check("v", dtype, problem.keys().tokens(), channels)?,
             y: y.check("y", dtype, problem.queries().tokens(), channels)?,
         };
-        let memory = scratch(scratch_memory, self.scratch_len(queries, keys))?;
+        let division = self.scratch(queries, keys);
+        let (shared, worker_parts) = division.split(scratch)?;
         match self.kind {
-            AttentionKind::Naive => naive::run(&call, memory),
-            AttentionKind::Fused => fused::run(&call, memory),
+            AttentionKind::Naive => naive::run(&call, shared),
+            AttentionKind::Fused => fused::run(&call, worker_parts, division.worker_len()),
         }
         Ok(())
     }

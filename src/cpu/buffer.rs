@@ -81,6 +81,30 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// The same in blocks of `block` elements, `stride` apart.
+    pub(crate) fn load_blocks(
+        self,
+        start: usize,
+        count: usize,
+        block: usize,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        match self {
+            Elements::F32(slice) => {
+                let blocks = slice[start..start + count].chunks(block);
+                for (x, out) in blocks.zip(out.chunks_mut(stride)) {
+                    copy_short(x, &mut out[..x.len()]);
+                }
+            }
+            _ => {
+                for (at, out) in (0..count).step_by(block).zip(out.chunks_mut(stride)) {
+                    self.load(start + at, &mut out[..block.min(count - at)]);
+                }
+            }
+        }
+    }
+
     /// One element as f32; exact.
     pub(crate) fn at(self, index: usize) -> f32 {
         match self {
@@ -100,6 +124,17 @@ impl<'a> Elements<'a> {
         }
         Ok(())
     }
+}
+
+/// A copy that is made in place and not by a call, which would cost as much as so few numbers.
+#[inline(always)]
+fn copy_short(from: &[f32], to: &mut [f32]) {
+    let (from, from_rest) = from.as_chunks::<16>();
+    let (to, to_rest) = to.as_chunks_mut::<16>();
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+    to_rest.copy_from_slice(from_rest);
 }
 
 /// An error unless an optional input is there exactly if the problem has it, with `expected` elements of type `dtype`.
@@ -291,6 +326,18 @@ impl<'a> Source<'a> {
     /// Columns from `column` on of one row, as f32.
     pub(crate) fn load(&self, row: usize, column: usize, out: &mut [f32]) {
         self.data.load(row * self.stride + column, out);
+    }
+
+    /// Columns from `column` on of one row in blocks, as [`Elements::load_blocks`].
+    pub(crate) fn load_blocks(
+        &self,
+        row: usize,
+        columns: Range<usize>,
+        block: usize,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        self.data.load_blocks(row * self.stride + columns.start, columns.len(), block, stride, out);
     }
 
     /// The elements from one row on, where they are f32 and need no conversion.

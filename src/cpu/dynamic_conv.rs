@@ -5,8 +5,8 @@ mod token_lanes;
 use crate::cpu::buffer::{Source, check_optional};
 use crate::cpu::dynamic_conv::plan::{Plan, TapSource, Tile};
 use crate::cpu::light_conv::{check_tokens, zero_padding};
-use crate::cpu::tiles::workers;
-use crate::cpu::{Elements, Rows, RowsMut, scratch};
+use crate::cpu::scratch::Division;
+use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::{DynamicConvProblem, Taps};
 use crate::{Error, Result, Sequences};
 
@@ -66,7 +66,11 @@ impl DynamicConv {
 
     /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
     pub fn scratch_len(&self) -> usize {
-        self.plan.shared() + workers() * self.plan.per_worker()
+        self.scratch().len()
+    }
+
+    fn scratch(&self) -> Division {
+        Division { shared: self.plan.shared(), per_worker: self.plan.per_worker() }
     }
 
     /// Computes y.
@@ -75,19 +79,18 @@ impl DynamicConv {
     ///
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
-    pub fn run(&self, args: DynamicConvArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: DynamicConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
         let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
         let tokens = check_tokens(conv, sequences, x, history)?;
         let source = self.check_taps(taps, tokens.x)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
-        let memory = scratch(scratch_memory, self.scratch_len())?;
+        let (shared, worker_parts) = self.scratch().split(scratch)?;
 
-        let (shared, per_worker) = memory.split_at_mut(self.plan.shared());
         let (bias, generator) = self.plan.split_shared(shared, bias);
         let source = source.ready(generator);
-        self.plan.tiles().for_each(per_worker, self.plan.per_worker(), |rows, heads, scratch| {
+        self.plan.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, heads, scratch| {
             let (taps, scratch) = scratch.split_at_mut(self.plan.taps_len());
             self.plan.taps(conv, &source, sequences, rows.clone(), heads.clone(), taps, scratch);
             let columns = heads.start * conv.head_channels()..heads.end * conv.head_channels();

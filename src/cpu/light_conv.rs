@@ -1,11 +1,12 @@
 use std::ops::Range;
 
 use crate::cpu::buffer::{Sink, check_optional};
-use crate::cpu::phase::{Phase, Tokens};
+use crate::cpu::phase::{Phase, Staged, Tokens};
+use crate::cpu::scratch::Division;
 use crate::cpu::softmax::normalize_columns;
 use crate::cpu::taps::SharedTaps;
-use crate::cpu::tiles::{Tiles, workers};
-use crate::cpu::{Elements, Rows, RowsMut, padded, scratch};
+use crate::cpu::tiles::Tiles;
+use crate::cpu::{Elements, Rows, RowsMut, padded};
 use crate::problem::{Convolution, LightConvProblem};
 use crate::sequences::Piece;
 use crate::{Error, Normalize, Result, Sequences};
@@ -48,7 +49,11 @@ impl LightConv {
 
     /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
     pub fn scratch_len(&self) -> usize {
-        self.filter.shared() + workers() * self.filter.per_worker()
+        self.scratch().len()
+    }
+
+    fn scratch(&self) -> Division {
+        Division { shared: self.filter.shared(), per_worker: self.filter.per_worker() }
     }
 
     /// Computes y.
@@ -57,7 +62,7 @@ impl LightConv {
     ///
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
-    pub fn run(&self, args: LightConvArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: LightConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
         let LightConvArgs { sequences, x, weight, bias, history, y } = args;
         let tokens = check_tokens(conv, sequences, x, history)?;
@@ -65,11 +70,10 @@ impl LightConv {
         weight.check("weight", conv.parameter_dtype(), heads * width)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
-        let memory = scratch(scratch_memory, self.scratch_len())?;
+        let (shared, worker_parts) = self.scratch().split(scratch)?;
 
-        let (shared, per_worker) = memory.split_at_mut(self.filter.shared());
         let filter = self.filter.prepare(conv, weight, bias, shared);
-        self.filter.tiles().for_each(per_worker, self.filter.per_worker(), |rows, columns, scratch| {
+        self.filter.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, columns, scratch| {
             for piece in sequences.pieces(rows) {
                 zero_padding(&y, &piece, columns.clone());
                 filter.convolve(tokens, &piece, columns.clone(), scratch, |row, column, values| {
@@ -111,9 +115,11 @@ pub(crate) fn zero_padding(y: &Sink<'_>, piece: &Piece, columns: Range<usize>) {
     }
 }
 
-/// Channels of a tile: wide enough that a row of it is a few cache lines, narrow enough that a tile and its halo stay
-/// in the first cache.
-const TILE_CHANNELS: usize = 64;
+/// Channels of a tile: rows long enough that memory streams, and few enough that a tile fits in the second cache.
+const TILE_CHANNELS: usize = 512;
+
+/// Channels that are convolved together: a block of them, with its halo, fits in the first cache.
+const BLOCK: usize = 64;
 
 /// How a convolution whose tokens share their taps is cut up.
 #[derive(Clone, Debug)]
@@ -123,8 +129,7 @@ pub(crate) struct FilterPlan {
     heads: usize,
     width: usize,
     tile_tokens: usize,
-    /// Most rows that one phase of a tile reads.
-    rows: usize,
+    staged: Staged,
     edges: bool,
 }
 
@@ -139,7 +144,7 @@ impl FilterPlan {
             heads: conv.heads(),
             width: conv.window().width(),
             tile_tokens,
-            rows: Phase::max_rows(conv, tile_tokens, longest),
+            staged: Staged { block: BLOCK, stride: BLOCK, rows: Phase::max_rows(conv, tile_tokens, longest) },
             edges: conv.normalization() == Normalize::SoftmaxInRange,
         }
     }
@@ -151,18 +156,17 @@ impl FilterPlan {
 
     /// Numbers of scratch for each worker: the rows of a phase, its outputs, and the taps of a token at the edge.
     pub(crate) fn per_worker(&self) -> usize {
-        let edge = if self.edges { 2 * self.width * TILE_CHANNELS } else { 0 };
-        (self.rows + self.tile_tokens) * TILE_CHANNELS + edge
+        let edge = if self.edges { 2 * self.width * BLOCK } else { 0 };
+        self.staged.len(self.tile_channels()) + self.tile_tokens * padded(self.tile_channels()) + edge
+    }
+
+    fn tile_channels(&self) -> usize {
+        self.channels.min(TILE_CHANNELS)
     }
 
     /// Tokens by channels.
     pub(crate) fn tiles(&self) -> Tiles {
-        Tiles::new(self.tokens, self.channels, self.tile_tokens, TILE_CHANNELS)
-    }
-
-    /// Tokens of a tile.
-    pub(crate) fn tile_tokens(&self) -> usize {
-        self.tile_tokens
+        Tiles::new(self.tokens, self.channels, self.tile_tokens, self.tile_channels())
     }
 
     /// The channels of each tile.
@@ -249,47 +253,62 @@ impl Filter<'_> {
         scratch: &mut [f32],
         mut sink: impl FnMut(usize, usize, &[f32]),
     ) {
-        let (channels, width) = (padded(self.plan.channels), padded(columns.len()));
-        let (rows, scratch) = scratch.split_at_mut(self.plan.rows * TILE_CHANNELS);
-        let (out, edge) = scratch.split_at_mut(self.plan.tile_tokens * TILE_CHANNELS);
-        for phase in Phase::all(self.conv, piece) {
-            phase.stage(tokens, columns.clone(), TILE_CHANNELS, rows);
-            for out in out.chunks_exact_mut(TILE_CHANNELS).take(phase.count()) {
-                out[..width].copy_from_slice(&self.bias[columns.start..][..width]);
+        let (staged, stride) = (self.plan.staged, padded(columns.len()));
+        let (rows, scratch) = scratch.split_at_mut(staged.len(columns.len()));
+        let (out, edge) = scratch.split_at_mut(self.plan.tile_tokens * stride);
+        let parts = piece.parts(self.plan.tile_tokens);
+        for phase in parts.flat_map(|part| Phase::all(self.conv, part)) {
+            phase.stage(tokens, columns.clone(), staged, rows);
+            let blocks = columns.clone().step_by(BLOCK).map(|start| start..(start + BLOCK).min(columns.end));
+            for (block, rows) in blocks.zip(rows.chunks_exact(staged.block_len())) {
+                let out = &mut out[block.start - columns.start..];
+                self.convolve_block(&phase, block, rows, edge, out, stride);
             }
-            let mut run = |tokens: Range<usize>, taps: Range<usize>, weights: &[f32], weight_stride| {
-                SharedTaps {
-                    out: &mut out[tokens.start * TILE_CHANNELS..],
-                    out_stride: TILE_CHANNELS,
-                    rows: &rows[phase.row(tokens.start, taps.start) * TILE_CHANNELS..],
-                    row_stride: TILE_CHANNELS,
-                    weights,
-                    weight_stride,
-                    tokens: tokens.len(),
-                    taps: taps.len(),
-                    width,
-                }
-                .run();
-            };
-            let interior = phase.interior();
-            if !interior.is_empty() {
-                run(interior.clone(), 0..self.plan.width, &self.taps[columns.start..], channels);
-            }
-            for i in (0..interior.start).chain(interior.end..phase.count()) {
-                let taps = phase.taps(i);
-                if taps.is_empty() {
-                    continue;
-                }
-                if self.plan.edges {
-                    let weights = self.normalize_in_range(taps.clone(), columns.clone(), edge);
-                    run(i..i + 1, taps, weights, TILE_CHANNELS);
-                } else {
-                    let weights = &self.taps[taps.start * channels + columns.start..];
-                    run(i..i + 1, taps, weights, channels);
-                }
-            }
-            for (i, out) in out.chunks_exact(TILE_CHANNELS).take(phase.count()).enumerate() {
+            for (i, out) in out.chunks_exact(stride).take(phase.count()).enumerate() {
                 sink(phase.token_row(i), columns.start, &out[..columns.len()]);
+            }
+        }
+    }
+
+    /// The outputs of one phase and one block of channels, from its staged rows, into `out` `[tokens, stride]`.
+    fn convolve_block(
+        &self,
+        phase: &Phase,
+        columns: Range<usize>,
+        rows: &[f32],
+        edge: &mut [f32],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let channels = padded(self.plan.channels);
+        let mut run = |tokens: Range<usize>, taps: Range<usize>, weights: &[f32], weight_stride| {
+            let first = if taps.is_empty() { 0 } else { phase.row(tokens.start, taps.start) };
+            SharedTaps {
+                out: &mut out[tokens.start * stride..],
+                out_stride: stride,
+                bias: &self.bias[columns.start..],
+                rows: &rows[first * BLOCK..],
+                row_stride: BLOCK,
+                weights,
+                weight_stride,
+                tokens: tokens.len(),
+                taps: taps.len(),
+                width: padded(columns.len()),
+            }
+            .run();
+        };
+        let interior = phase.interior();
+        if !interior.is_empty() {
+            run(interior.clone(), 0..self.plan.width, &self.taps[columns.start..], channels);
+        }
+        for i in (0..interior.start).chain(interior.end..phase.count()) {
+            let taps = phase.taps(i);
+            if self.plan.edges && !taps.is_empty() {
+                let weights = self.normalize_in_range(taps.clone(), columns.clone(), edge);
+                run(i..i + 1, taps, weights, BLOCK);
+            } else {
+                let weights = &self.taps[taps.start.min(self.plan.width - 1) * channels + columns.start..];
+                run(i..i + 1, taps, weights, channels);
             }
         }
     }
@@ -304,11 +323,11 @@ impl Filter<'_> {
         let r = self.conv.head_channels();
         let heads = columns.start / r..(columns.end - 1) / r + 1;
         let stride = padded(heads.len());
-        let (by_head, out) = edge.split_at_mut(self.plan.width * TILE_CHANNELS);
+        let (by_head, out) = edge.split_at_mut(self.plan.width * BLOCK);
         let by_head = &mut by_head[..taps.len() * stride];
         load_taps(self.weight, heads, self.plan.width, taps.clone(), by_head, stride);
         normalize_columns(by_head, taps.len(), stride, Normalize::SoftmaxInRange);
-        expand(by_head, stride, r, columns, out, TILE_CHANNELS);
+        expand(by_head, stride, r, columns, out, BLOCK);
         out
     }
 }

@@ -1,7 +1,8 @@
 use crate::cpu::buffer::check_optional;
 use crate::cpu::product::{Strides, product};
-use crate::cpu::tiles::{Tiles, workers};
-use crate::cpu::{Elements, Rows, RowsMut, scratch};
+use crate::cpu::scratch::Division;
+use crate::cpu::tiles::Tiles;
+use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::{Activation, LinearProblem};
 use crate::{DType, Result};
 
@@ -41,7 +42,11 @@ impl Linear {
 
     /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
     pub fn scratch_len(&self) -> usize {
-        workers() * self.per_worker()
+        self.scratch().len()
+    }
+
+    fn scratch(&self) -> Division {
+        Division { shared: 0, per_worker: self.per_worker() }
     }
 
     fn tile(&self) -> (usize, usize) {
@@ -61,7 +66,7 @@ impl Linear {
     ///
     /// For a slice of another type than the problem's or too short for it, a bias that is missing or not part of the
     /// problem, or too little scratch. Nothing is written then.
-    pub fn run(&self, args: LinearArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: LinearArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let problem = &self.problem;
         let (inputs, outputs) = (problem.inputs(), problem.outputs());
         let x = args.x.check("x", problem.dtype(), problem.rows(), inputs)?;
@@ -70,11 +75,11 @@ impl Linear {
         let weight =
             Rows::contiguous(args.weight).check("weight", problem.parameter_dtype(), outputs, inputs)?;
         let y = args.y.check("y", problem.dtype(), problem.rows(), outputs)?;
-        let memory = scratch(scratch_memory, self.scratch_len())?;
+        let (_, worker_parts) = self.scratch().split(scratch)?;
 
         let (tile_rows, tile_outputs) = self.tile();
         let tiles = Tiles::new(problem.rows(), outputs, tile_rows, tile_outputs);
-        tiles.for_each(memory, self.per_worker(), |rows, columns, scratch| {
+        tiles.for_each(worker_parts, self.scratch().worker_len(), |rows, columns, scratch| {
             let (tile, scratch) = scratch.split_at_mut(tile_rows * tile_outputs);
             let copied_rows = if problem.dtype() == DType::F32 { 0 } else { tile_rows };
             let (x_copy, weight_copy) = scratch.split_at_mut(copied_rows * inputs);

@@ -46,6 +46,7 @@ mod span_conv;
 mod span_key;
 mod taps;
 mod tiles;
+mod transpose;
 
 pub use attention::{Attention, AttentionArgs, AttentionKind};
 pub use buffer::{Elements, ElementsMut, Rows, RowsMut};
@@ -58,14 +59,6 @@ pub use span_key::{SpanKey, SpanKeyArgs};
 
 pub(crate) use buffer::Buffer;
 pub(crate) use scratch::ScratchPool;
-
-use crate::{Error, Result};
-
-/// The part of the caller's scratch that a run needs.
-fn scratch(given: &mut [f32], needed: usize) -> Result<&mut [f32]> {
-    let got = given.len();
-    given.get_mut(..needed).ok_or(Error::Scratch { expected: needed, got })
-}
 
 /// Rounds a row length up to whole vectors of the widest instruction set, so that kernels never meet half a vector.
 const fn padded(width: usize) -> usize {

@@ -16,24 +16,29 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    /// Columns from `column` on of the token at a position of a sequence that is in range; negative ones are history.
+    /// Columns of the token at a position of a sequence that is in range; negative ones are history.
     pub(crate) fn load(
         &self,
         window: Window,
         piece: &Piece,
         position: isize,
-        column: usize,
+        columns: Range<usize>,
+        staged: Staged,
         out: &mut [f32],
     ) {
+        let (block, stride) = (staged.block, staged.block_len());
         match (usize::try_from(position), self.history) {
-            (Ok(position), _) => self.x.load(piece.sequence.first + position, column, out),
+            (Ok(position), _) => {
+                self.x.load_blocks(piece.sequence.first + position, columns, block, stride, out);
+            }
             (Err(_), Some(history)) => {
                 let reach = window.reach();
                 let row = piece.index * reach + reach - position.unsigned_abs();
-                history.load(row * self.channels + column, out);
+                let start = row * self.channels + columns.start;
+                history.load_blocks(start, columns.len(), block, stride, out);
             }
-            // Without history nothing is in range before the first token; if it were, it would read as zero.
-            (Err(_), None) => out.fill(0.0),
+            // Without history nothing is in range before the first token.
+            (Err(_), None) => {}
         }
     }
 }
@@ -53,10 +58,9 @@ pub(crate) struct Phase {
 
 impl Phase {
     /// The phases of the tokens of `piece`, each with at least one token.
-    pub(crate) fn all(conv: &Convolution, piece: &Piece) -> impl Iterator<Item = Phase> {
+    pub(crate) fn all(conv: &Convolution, piece: Piece) -> impl Iterator<Item = Phase> {
         let window = conv.window();
         let past = if conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
-        let piece = piece.clone();
         (0..window.dilation().min(piece.tokens.len())).map(move |residue| {
             let first = piece.tokens.start + residue;
             let count = (piece.tokens.end - first).div_ceil(window.dilation());
@@ -107,12 +111,37 @@ impl Phase {
         }
     }
 
-    /// Copies the columns of all rows into `out`, `stride` apart, as f32.
-    pub(crate) fn stage(&self, tokens: Tokens<'_>, columns: Range<usize>, stride: usize, out: &mut [f32]) {
+    /// Copies the columns of all rows into `out`, as f32.
+    pub(crate) fn stage(&self, tokens: Tokens<'_>, columns: Range<usize>, staged: Staged, out: &mut [f32]) {
         let start = self.window.token(self.first, self.skipped);
-        for (m, out) in out.chunks_mut(stride).take(self.rows).enumerate() {
+        for m in 0..self.rows {
             let position = start + (m * self.window.dilation()) as isize;
-            tokens.load(self.window, &self.piece, position, columns.start, &mut out[..columns.len()]);
+            let out = &mut out[m * staged.stride..];
+            tokens.load(self.window, &self.piece, position, columns.clone(), staged, out);
         }
+    }
+}
+
+/// How staged rows lie: `[blocks, rows, stride]`. Rows come from memory whole, one after another, and a block of their
+/// channels fits in the first cache, whatever the distance of the rows was in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Staged {
+    /// Channels of a block.
+    pub(crate) block: usize,
+    /// From one row of a block to the next.
+    pub(crate) stride: usize,
+    /// Room for rows in each block.
+    pub(crate) rows: usize,
+}
+
+impl Staged {
+    /// Numbers of one block.
+    pub(crate) const fn block_len(self) -> usize {
+        self.rows * self.stride
+    }
+
+    /// Numbers of `channels` channels.
+    pub(crate) const fn len(self, channels: usize) -> usize {
+        channels.div_ceil(self.block) * self.block_len()
     }
 }

@@ -1,4 +1,46 @@
+//! Scratch memory: how a caller's is divided, and where calls on tensors get theirs.
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::cpu::padded;
+use crate::cpu::tiles::workers;
+use crate::{Error, Result};
+
+/// Numbers in a cache line. Parts begin on one, or every other vector would lie on two.
+const LINE: usize = 16;
+
+/// How the scratch memory of a run is divided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Division {
+    /// Numbers that all workers share.
+    pub(crate) shared: usize,
+    /// Numbers for each worker.
+    pub(crate) per_worker: usize,
+}
+
+impl Division {
+    /// Numbers in all, on the threads of the current rayon pool.
+    pub(crate) fn len(self) -> usize {
+        LINE + padded(self.shared) + workers() * padded(self.per_worker)
+    }
+
+    /// The shared part, and that of the workers: equal parts of [`Division::worker_len`].
+    pub(crate) fn split(self, given: &mut [f32]) -> Result<(&mut [f32], &mut [f32])> {
+        let (expected, got) = (self.len(), given.len());
+        if got < expected {
+            return Err(Error::Scratch { expected, got });
+        }
+        // Where alignment cannot be had, the parts are merely slower.
+        let start = given.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let (shared, workers) = given[start..start + expected - LINE].split_at_mut(padded(self.shared));
+        Ok((&mut shared[..self.shared], workers))
+    }
+
+    /// Numbers of one worker's part.
+    pub(crate) fn worker_len(self) -> usize {
+        padded(self.per_worker)
+    }
+}
 
 /// Scratch memory that calls on tensors borrow and give back, so that a call does not have to ask the system for
 /// memory that the last one had.

@@ -1,82 +1,89 @@
-//! Softmax down the columns of a matrix: lanes are columns, so no vector is ever reduced across.
+//! Softmax, mostly down the columns of a matrix: lanes are columns, so no vector is ever reduced across.
 
-use pulp::Arch;
+use pulp::{Arch, Scalar, Simd, WithSimd};
 
 use crate::Normalize;
 
-/// Columns that are worked on together.
-const LANES: usize = 16;
-
-/// Replaces each column of `data`, `rows` rows of `stride` numbers, by what `normalize` makes of it.
+/// Replaces each column of `data`, `rows` rows of `stride` numbers (a multiple of 16), by what `normalize` makes of it.
 ///
 /// A column whose logits are all minus infinity becomes NaN; it has no tap in range and is not to be read.
 pub(crate) fn normalize_columns(data: &mut [f32], rows: usize, stride: usize, normalize: Normalize) {
     match normalize {
         Normalize::None => {}
         Normalize::Softmax | Normalize::SoftmaxInRange => {
-            Arch::new().dispatch(
-                #[inline(always)]
-                || {
-                    for column in (0..stride).step_by(LANES) {
-                        softmax_block(data, rows, stride, column);
-                    }
-                },
-            );
+            Arch::new().dispatch(Columns { data: &mut data[..rows * stride], stride });
         }
     }
 }
 
+/// Rows of vectors of `stride` numbers.
 #[inline(always)]
-fn softmax_block(data: &mut [f32], rows: usize, stride: usize, column: usize) {
-    let mut max = [f32::NEG_INFINITY; LANES];
-    for j in 0..rows {
-        let row = &data[j * stride + column..][..LANES];
-        for (max, &x) in max.iter_mut().zip(row) {
-            *max = if x > *max { x } else { *max };
-        }
-    }
-    let mut sum = [0.0f32; LANES];
-    for j in 0..rows {
-        let row = &mut data[j * stride + column..][..LANES];
-        for ((x, sum), max) in row.iter_mut().zip(&mut sum).zip(&max) {
-            *x = exp(*x - max);
-            *sum += *x;
-        }
-    }
-    let scale = sum.map(|sum| 1.0 / sum);
-    for j in 0..rows {
-        let row = &mut data[j * stride + column..][..LANES];
-        for (x, scale) in row.iter_mut().zip(&scale) {
-            *x *= scale;
+fn vector_rows<S: Simd>(data: &mut [f32], stride: usize) -> impl DoubleEndedIterator<Item = &mut [S::f32s]> {
+    S::as_mut_simd_f32s(data).0.chunks_exact_mut(stride / S::F32_LANES)
+}
+
+struct Columns<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+}
+
+impl WithSimd for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for column in 0..self.stride / S::F32_LANES {
+            let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+            for row in vector_rows::<S>(self.data, self.stride) {
+                max = larger(simd, max, row[column]);
+            }
+            let mut sum = simd.splat_f32s(0.0);
+            for row in vector_rows::<S>(self.data, self.stride) {
+                row[column] = exp(simd, simd.sub_f32s(row[column], max));
+                sum = simd.add_f32s(sum, row[column]);
+            }
+            let scale = simd.div_f32s(simd.splat_f32s(1.0), sum);
+            for row in vector_rows::<S>(self.data, self.stride) {
+                row[column] = simd.mul_f32s(row[column], scale);
+            }
         }
     }
 }
 
 /// Replaces a row by its softmax.
 pub(crate) fn softmax_row(row: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let max = fold(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
-            row.iter_mut().for_each(|x| *x = exp(*x - max));
-            let scale = 1.0 / fold(row, 0.0, |sum, x| sum + x);
-            row.iter_mut().for_each(|x| *x *= scale);
-        },
-    );
+    Arch::new().dispatch(Row(row));
 }
 
-/// A reduction in as many lanes as a vector may have.
-#[inline(always)]
-fn fold(row: &[f32], begin: f32, combine: impl Fn(f32, f32) -> f32 + Copy) -> f32 {
-    let mut lanes = [begin; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = combine(*lane, x);
+struct Row<'a>(&'a mut [f32]);
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (vectors, rest) = S::as_mut_simd_f32s(self.0);
+        let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+        for x in &*vectors {
+            max = larger(simd, max, *x);
         }
+        let max = rest.iter().fold(simd.reduce_max_f32s(max), |max, &x| if x > max { x } else { max });
+        let (lanes, mut sum) = (simd.splat_f32s(max), simd.splat_f32s(0.0));
+        for x in &mut *vectors {
+            *x = exp(simd, simd.sub_f32s(*x, lanes));
+            sum = simd.add_f32s(sum, *x);
+        }
+        let mut sum = simd.reduce_sum_f32s(sum);
+        for x in &mut *rest {
+            *x = exp(Scalar, *x - max);
+            sum += *x;
+        }
+        let scale = 1.0 / sum;
+        for x in vectors {
+            *x = simd.mul_f32s(*x, simd.splat_f32s(scale));
+        }
+        rest.iter_mut().for_each(|x| *x *= scale);
     }
-    lanes.into_iter().chain(rest.iter().copied()).fold(begin, combine)
 }
 
 /// Softmax down columns whose rows come in blocks (Milakov and Gimelshein 2018): the largest logit so far and the sum
@@ -88,7 +95,7 @@ pub(crate) struct OnlineSoftmax<'a> {
 }
 
 impl<'a> OnlineSoftmax<'a> {
-    /// `columns` columns without a row yet, in `3 * columns` numbers of memory.
+    /// `columns` columns (a multiple of 16) without a row yet, in `3 * columns` numbers of memory.
     pub(crate) fn begin(memory: &'a mut [f32], columns: usize) -> Self {
         let (max, rest) = memory.split_at_mut(columns);
         let (sum, rest) = rest.split_at_mut(columns);
@@ -101,41 +108,8 @@ impl<'a> OnlineSoftmax<'a> {
     /// rows are to be multiplied by.
     pub(crate) fn add(&mut self, logits: &mut [f32], rows: usize) -> &[f32] {
         let columns = self.max.len();
-        Arch::new().dispatch(
-            #[inline(always)]
-            || {
-                for column in (0..columns).step_by(LANES) {
-                    self.add_block(logits, rows, columns, column);
-                }
-            },
-        );
+        Arch::new().dispatch(AddRows { softmax: self, logits: &mut logits[..rows * columns] });
         self.scale
-    }
-
-    #[inline(always)]
-    fn add_block(&mut self, logits: &mut [f32], rows: usize, stride: usize, column: usize) {
-        let mut max: [f32; LANES] = std::array::from_fn(|lane| self.max[column + lane]);
-        for j in 0..rows {
-            for (max, &x) in max.iter_mut().zip(&logits[j * stride + column..][..LANES]) {
-                *max = if x > *max { x } else { *max };
-            }
-        }
-        // Where nothing has been seen yet, exponentials are relative to zero, and all of them zero.
-        let base = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
-        let mut sum = [0.0; LANES];
-        for j in 0..rows {
-            let row = &mut logits[j * stride + column..][..LANES];
-            for ((x, sum), base) in row.iter_mut().zip(&mut sum).zip(&base) {
-                *x = exp(*x - base);
-                *sum += *x;
-            }
-        }
-        for lane in 0..LANES {
-            let scale = exp(self.max[column + lane] - base[lane]);
-            self.scale[column + lane] = scale;
-            self.sum[column + lane] = self.sum[column + lane] * scale + sum[lane];
-            self.max[column + lane] = max[lane];
-        }
     }
 
     /// What the sums are to be multiplied by in the end; zero for a column in which nothing was seen.
@@ -144,6 +118,40 @@ impl<'a> OnlineSoftmax<'a> {
             *scale = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         }
         self.scale
+    }
+}
+
+struct AddRows<'a, 'm> {
+    softmax: &'a mut OnlineSoftmax<'m>,
+    logits: &'a mut [f32],
+}
+
+impl WithSimd for AddRows<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let stride = self.softmax.max.len();
+        let (zero, lowest) = (simd.splat_f32s(0.0), simd.splat_f32s(f32::NEG_INFINITY));
+        let (maxima, _) = S::as_mut_simd_f32s(self.softmax.max);
+        let (sums, _) = S::as_mut_simd_f32s(self.softmax.sum);
+        let (scales, _) = S::as_mut_simd_f32s(self.softmax.scale);
+        for column in 0..stride / S::F32_LANES {
+            let mut max = maxima[column];
+            for row in vector_rows::<S>(self.logits, stride) {
+                max = larger(simd, max, row[column]);
+            }
+            // Where nothing has been seen yet, exponentials are relative to zero, and all of them zero.
+            let base = simd.select_f32s(simd.equal_f32s(max, lowest), zero, max);
+            let mut sum = zero;
+            for row in vector_rows::<S>(self.logits, stride) {
+                row[column] = exp(simd, simd.sub_f32s(row[column], base));
+                sum = simd.add_f32s(sum, row[column]);
+            }
+            scales[column] = exp(simd, simd.sub_f32s(maxima[column], base));
+            sums[column] = simd.mul_add_e_f32s(sums[column], scales[column], sum);
+            maxima[column] = max;
+        }
     }
 }
 
@@ -161,12 +169,18 @@ pub(crate) fn scale_columns(data: &mut [f32], rows: usize, stride: usize, factor
     );
 }
 
+/// The larger of each pair; `max` where `x` is not a number.
+#[inline(always)]
+fn larger<S: Simd>(simd: S, max: S::f32s, x: S::f32s) -> S::f32s {
+    simd.select_f32s(simd.greater_than_f32s(x, max), x, max)
+}
+
 /// e to the x for x <= 0, to two units in the last place; what would be below the smallest normal number is zero.
 ///
 /// e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2, where eight terms of the Taylor series leave an error
-/// of 5e-9. No branch and no fused operation, so that it becomes vector code on every instruction set.
+/// of 5e-9.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts, the first short enough that n times it is exact.
@@ -175,34 +189,81 @@ pub(crate) fn exp(x: f32) -> f32 {
     // ln of the smallest normal number.
     const SMALLEST: f32 = -87.336_54;
 
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
-    let mut series = 1.0 / 5040.0;
+    let number = |x| simd.splat_f32s(x);
+    let shifted = simd.mul_add_e_f32s(x, number(std::f32::consts::LOG2_E), number(ROUND));
+    let n = simd.sub_f32s(shifted, number(ROUND));
+    let r = simd.mul_add_e_f32s(n, number(-LN_2_HIGH), x);
+    let r = simd.mul_add_e_f32s(n, number(-LN_2_LOW), r);
+    let mut series = number(1.0 / 5040.0);
     for term in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        series = series * r + term;
+        series = simd.mul_add_e_f32s(series, r, number(term));
     }
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
-    let value = series * f32::from_bits(exponent);
-    if x < SMALLEST { 0.0 } else { value }
+    let bias = simd.splat_u32s(127u32.wrapping_sub(ROUND.to_bits()));
+    let exponent = simd.add_u32s(simd.transmute_u32s_f32s(shifted), bias);
+    let power = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23)));
+    let value = simd.mul_f32s(series, power);
+    simd.select_f32s(simd.less_than_f32s(x, number(SMALLEST)), number(0.0), value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl WithSimd for Exp<'_> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            let (vectors, rest) = S::as_mut_simd_f32s(self.0);
+            vectors.iter_mut().for_each(|x| *x = exp(simd, *x));
+            rest.iter_mut().for_each(|x| *x = exp(Scalar, *x));
+        }
+    }
+
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
-        let mut worst: f64 = 0.0;
-        for i in 0..=1_000_000 {
-            let x = -87.3 * (i as f32 / 1_000_000.0);
-            let expected = f64::from(x).exp();
-            worst = worst.max((f64::from(exp(x)) - expected).abs() / expected);
+        let inputs: Vec<f32> = (0..=1_000_000).map(|i| -87.3 * (i as f32 / 1_000_000.0)).collect();
+        for simd in [false, true] {
+            let mut values = inputs.clone();
+            let exps = Exp(&mut values);
+            if simd {
+                Arch::new().dispatch(exps)
+            } else {
+                exps.with_simd(Scalar)
+            }
+            for (&x, &value) in inputs.iter().zip(&values) {
+                let expected = f64::from(x).exp();
+                let error = (f64::from(value) - expected).abs() / expected;
+                assert!(error <= 2.0 * f64::from(f32::EPSILON), "e^{x} is {expected:e}, got {value:e}");
+            }
         }
-        assert!(worst <= 2.0 * f64::from(f32::EPSILON), "{worst:e}");
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(-88.0), 0.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert!(exp(f32::NAN).is_nan());
+        let mut special = [0.0, -88.0, f32::NEG_INFINITY, f32::NAN];
+        Arch::new().dispatch(Exp(&mut special));
+        assert_eq!(special[..3], [1.0, 0.0, 0.0]);
+        assert!(special[3].is_nan());
+    }
+
+    #[test]
+    fn rows_and_columns_agree() {
+        for length in [1, 15, 16, 40] {
+            let logits: Vec<f32> = (0..length).map(|i| ((i * 37) % 11) as f32 - 5.0).collect();
+            let mut row = logits.clone();
+            softmax_row(&mut row);
+            let mut columns: Vec<f32> = logits.iter().flat_map(|&x| [x; 16]).collect();
+            normalize_columns(&mut columns, length, 16, Normalize::Softmax);
+            let mut online: Vec<f32> = logits.iter().flat_map(|&x| [x; 16]).collect();
+            let mut memory = [f32::NAN; 48];
+            let mut softmax = OnlineSoftmax::begin(&mut memory, 16);
+            let (first, second) = online.split_at_mut(length / 2 * 16);
+            softmax.add(first, length / 2);
+            let scale = softmax.add(second, length - length / 2)[0];
+            first.iter_mut().for_each(|x| *x *= scale);
+            let total = softmax.finish()[0];
+            for i in 0..length {
+                assert!((row[i] - columns[i * 16]).abs() < 1e-6);
+                assert!((row[i] - online[i * 16] * total).abs() < 1e-6);
+            }
+        }
     }
 }

@@ -1,6 +1,4 @@
-use crate::cpu::{
-    DynamicConv, DynamicConvArgs, Elements, Rows, RowsMut, SpanKey, SpanKeyArgs, TapArgs, scratch,
-};
+use crate::cpu::{DynamicConv, DynamicConvArgs, Elements, Rows, RowsMut, SpanKey, SpanKeyArgs, TapArgs};
 use crate::problem::SpanConvProblem;
 use crate::{Error, Result, Sequences};
 
@@ -70,11 +68,14 @@ impl SpanConv {
     ///
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written to y then.
-    pub fn run(&self, args: SpanConvArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: SpanConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let SpanConvArgs { sequences, x, query, value, depthwise, pointwise, key_bias, .. } = args;
         let SpanConvArgs { weight, weight_bias, bias, history, value_history, y, .. } = args;
-        let memory = scratch(scratch_memory, self.scratch_len())?;
-        let (z, memory) = memory.split_at_mut(self.key_len());
+        let (expected, got) = (self.scratch_len(), scratch.len());
+        if got < expected {
+            return Err(Error::Scratch { expected, got });
+        }
+        let (z, memory) = scratch.split_at_mut(self.key_len());
         self.key.run(
             SpanKeyArgs {
                 sequences,

@@ -1,8 +1,9 @@
 use crate::cpu::buffer::{Source, check_optional};
 use crate::cpu::light_conv::{FilterPlan, check_tokens, zero_padding};
 use crate::cpu::product::{Strides, product};
-use crate::cpu::tiles::{Tiles, workers};
-use crate::cpu::{Elements, Rows, RowsMut, scratch};
+use crate::cpu::scratch::Division;
+use crate::cpu::tiles::Tiles;
+use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::SpanKeyProblem;
 use crate::{DType, Result, Sequences};
 
@@ -34,6 +35,9 @@ pub struct SpanKeyArgs<'a> {
     pub z: RowsMut<'a>,
 }
 
+/// Tokens of a tile: enough that the pointwise product is worth its packing.
+const TILE_TOKENS: usize = 256;
+
 impl SpanKey {
     /// Ready to run any call that `problem` describes.
     pub fn new(problem: SpanKeyProblem) -> Self {
@@ -47,7 +51,11 @@ impl SpanKey {
 
     /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool.
     pub fn scratch_len(&self) -> usize {
-        self.shared() + workers() * self.per_worker()
+        self.scratch().len()
+    }
+
+    fn scratch(&self) -> Division {
+        Division { shared: self.shared(), per_worker: self.per_worker() }
     }
 
     /// The filter, the pointwise weight where it is not f32, and the bias.
@@ -62,9 +70,13 @@ impl SpanKey {
 
     /// The scratch of the filter, the convolved tokens of a tile, their keys, and one query.
     fn per_worker(&self) -> usize {
-        let tokens = self.filter.tile_tokens();
+        let tokens = self.tile_tokens();
         let outputs = self.problem.outputs();
         self.filter.per_worker() + tokens * self.problem.depthwise().channels() + (tokens + 1) * outputs
+    }
+
+    fn tile_tokens(&self) -> usize {
+        self.problem.depthwise().sequences().tokens().min(TILE_TOKENS)
     }
 
     /// Computes z.
@@ -73,7 +85,7 @@ impl SpanKey {
     ///
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
-    pub fn run(&self, args: SpanKeyArgs<'_>, scratch_memory: &mut [f32]) -> Result<()> {
+    pub fn run(&self, args: SpanKeyArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.depthwise();
         let (rows, channels, outputs) = (conv.sequences().tokens(), conv.channels(), self.problem.outputs());
         let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
@@ -84,9 +96,8 @@ impl SpanKey {
         pointwise.check("pointwise", dtype, outputs * channels)?;
         check_optional("key_bias", key_bias, self.problem.has_key_bias(), dtype, outputs)?;
         let z = z.check("z", self.problem.output_dtype(), rows, outputs)?;
-        let memory = scratch(scratch_memory, self.scratch_len())?;
+        let (shared, worker_parts) = self.scratch().split(scratch)?;
 
-        let (shared, per_worker) = memory.split_at_mut(self.shared());
         let (filter, shared) = shared.split_at_mut(self.filter.shared());
         let filter = self.filter.prepare(conv, depthwise, None, filter);
         let (copy, bias) = shared.split_at_mut(self.pointwise_copy());
@@ -103,11 +114,12 @@ impl SpanKey {
         }
         let bias = &*bias;
 
-        let tiles = Tiles::new(rows, 1, self.filter.tile_tokens(), 1);
-        tiles.for_each(per_worker, self.per_worker(), |rows, _, scratch| {
+        let tiles = Tiles::new(rows, 1, self.tile_tokens(), 1);
+        tiles.for_each(worker_parts, self.scratch().worker_len(), |rows, _, scratch| {
             let (filter_scratch, scratch) = scratch.split_at_mut(self.filter.per_worker());
-            let (convolved, scratch) = scratch.split_at_mut(self.filter.tile_tokens() * channels);
-            let (keys, q) = scratch.split_at_mut(self.filter.tile_tokens() * outputs);
+            let (convolved, scratch) = scratch.split_at_mut(self.tile_tokens() * channels);
+            let (keys, q) = scratch.split_at_mut(self.tile_tokens() * outputs);
+            let q = &mut q[..outputs];
             for piece in sequences.pieces(rows.clone()) {
                 for columns in self.filter.tile_columns() {
                     filter.convolve(tokens, &piece, columns, filter_scratch, |row, column, values| {

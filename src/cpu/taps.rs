@@ -4,11 +4,13 @@ use std::array::from_fn;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// One set of taps for all tokens: out\[i, c\] += sum_j weights\[j, c\] rows\[i + j, c\].
+/// One set of taps for all tokens: out\[i, c\] = bias\[c\] + sum_j weights\[j, c\] rows\[i + j, c\].
 pub(crate) struct SharedTaps<'a> {
     /// `[tokens, out_stride]`.
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
+    /// `[width]`.
+    pub(crate) bias: &'a [f32],
     /// `[tokens + taps - 1, row_stride]`.
     pub(crate) rows: &'a [f32],
     pub(crate) row_stride: usize,
@@ -23,40 +25,35 @@ pub(crate) struct SharedTaps<'a> {
 
 impl SharedTaps<'_> {
     pub(crate) fn run(self) {
-        if self.tokens == 0 || self.taps == 0 || self.width == 0 {
-            return;
-        }
-        let fits = |len: usize, rows: usize, stride: usize| (rows - 1) * stride + self.width <= len;
-        assert!(self.width.is_multiple_of(16));
+        let fits =
+            |len: usize, rows: usize, stride: usize| rows == 0 || (rows - 1) * stride + self.width <= len;
+        assert!(self.width.is_multiple_of(16) && self.width <= self.bias.len());
         assert!(fits(self.out.len(), self.tokens, self.out_stride));
-        assert!(fits(self.rows.len(), self.tokens + self.taps - 1, self.row_stride));
+        assert!(self.taps == 0 || fits(self.rows.len(), self.tokens + self.taps - 1, self.row_stride));
         assert!(fits(self.weights.len(), self.taps, self.weight_stride));
         Arch::new().dispatch(self);
     }
 
-    /// `T` tokens and `V` vectors of channels at a time, so that a weight is loaded once for T tokens.
+    /// `T` tokens and `V` vectors of channels at a time, as many as there are of both; the token after the last.
     #[inline(always)]
-    fn columns<S: Simd, const V: usize>(&mut self, simd: S, mut column: usize, end: usize) -> usize {
-        let step = V * S::F32_LANES;
-        while column + step <= end {
-            let mut token = 0;
-            while token + 8 <= self.tokens {
+    fn tokens<S: Simd, const T: usize, const V: usize>(&mut self, simd: S, first: usize) -> usize {
+        let end = first + (self.tokens - first) / T * T;
+        let mut column = 0;
+        while column + V * S::F32_LANES <= self.width {
+            for token in (first..end).step_by(T) {
                 // SAFETY: `run` asserted that `tokens` tokens of `width` channels fit, and these are among them.
-                unsafe { self.block::<S, 8, V>(simd, token, column) };
-                token += 8;
+                unsafe { self.block::<S, T, V>(simd, token, column) };
             }
-            while token + 2 <= self.tokens {
-                // SAFETY: as above.
-                unsafe { self.block::<S, 2, V>(simd, token, column) };
-                token += 2;
-            }
-            if token < self.tokens {
-                // SAFETY: as above.
-                unsafe { self.block::<S, 1, V>(simd, token, column) };
-            }
-            column += step;
+            column += V * S::F32_LANES;
         }
-        column
+        while column < self.width {
+            for token in (first..end).step_by(T) {
+                // SAFETY: as above; the width is a multiple of every number of lanes.
+                unsafe { self.block::<S, T, 1>(simd, token, column) };
+            }
+            column += S::F32_LANES;
+        }
+        end
     }
 
     /// # Safety
@@ -76,8 +73,9 @@ impl SharedTaps<'_> {
             let out = self.out.as_mut_ptr().add(token * self.out_stride + column);
             let mut row = self.rows.as_ptr().add(token * self.row_stride + column);
             let mut weight = self.weights.as_ptr().add(column);
-            let mut sums: [[S::f32s; V]; T] =
-                from_fn(|i| from_fn(|v| load::<S>(out.add(i * self.out_stride + v * lanes))));
+            let bias = self.bias.as_ptr().add(column);
+            let bias: [S::f32s; V] = from_fn(|v| load::<S>(bias.add(v * lanes)));
+            let mut sums: [[S::f32s; V]; T] = [bias; T];
             for j in 0..self.taps {
                 let weights: [S::f32s; V] = from_fn(|v| load::<S>(weight.add(v * lanes)));
                 for (i, sums) in sums.iter_mut().enumerate() {
@@ -105,17 +103,24 @@ impl WithSimd for SharedTaps<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let width = self.width;
-        // 16 sums and 2 weights want the 32 registers that come with 16 lanes; 8 sums and a weight fit in 16.
-        let done = if S::F32_LANES == 16 { self.columns::<S, 2>(simd, 0, width) } else { 0 };
-        self.columns::<S, 1>(simd, done, width);
+        // A weight is loaded once for 8 tokens. 16 sums and 2 weights want the 32 registers that come with 16 lanes; 8
+        // sums and a weight fit in 16. Eight sums in flight hide the latency of a multiply-add.
+        let token = if S::F32_LANES == 16 {
+            self.tokens::<S, 8, 2>(simd, 0)
+        } else {
+            self.tokens::<S, 8, 1>(simd, 0)
+        };
+        let token = self.tokens::<S, 2, 4>(simd, token);
+        self.tokens::<S, 1, 4>(simd, token);
     }
 }
 
-/// Taps of one token's own, one number for all channels: out\[c\] += sum_j weights\[j\] rows\[j, c\].
+/// Taps of one token's own, one number for all channels: out\[c\] = bias\[c\] + sum_j weights\[j\] rows\[j, c\].
 pub(crate) struct OwnTaps<'a> {
     /// `[width]`.
     pub(crate) out: &'a mut [f32],
+    /// `[width]`.
+    pub(crate) bias: &'a [f32],
     /// `[taps, row_stride]`.
     pub(crate) rows: &'a [f32],
     pub(crate) row_stride: usize,
@@ -131,12 +136,10 @@ impl OwnTaps<'_> {
     /// The sum, on the instruction set of `simd`. To be called where that is already dispatched.
     #[inline(always)]
     pub(crate) fn run<S: Simd>(mut self, simd: S) {
-        if self.taps == 0 || self.width == 0 {
-            return;
-        }
-        assert!(self.width.is_multiple_of(16) && self.width <= self.out.len());
-        assert!((self.taps - 1) * self.row_stride + self.width <= self.rows.len());
-        assert!((self.taps - 1) * self.weight_stride < self.weights.len());
+        assert!(self.width.is_multiple_of(16));
+        assert!(self.width <= self.out.len() && self.width <= self.bias.len());
+        assert!(self.taps == 0 || (self.taps - 1) * self.row_stride + self.width <= self.rows.len());
+        assert!(self.taps == 0 || (self.taps - 1) * self.weight_stride < self.weights.len());
         // Eight sums in flight hide the latency of a multiply-add: over channels where there are as many, else over
         // taps.
         let column = self.columns::<S, 1, 8>(simd, 0);
@@ -188,21 +191,24 @@ impl OwnTaps<'_> {
                 j += 1;
             }
             for v in 0..V {
-                let at = out.add(v * lanes);
-                let sum = sums.iter().fold(load::<S>(at), |sum, part| simd.add_f32s(sum, part[v]));
-                store::<S>(at, sum);
+                let bias = load::<S>(self.bias.as_ptr().add(column + v * lanes));
+                let sum = sums.iter().fold(bias, |sum, part| simd.add_f32s(sum, part[v]));
+                store::<S>(out.add(v * lanes), sum);
             }
         }
     }
 }
 
-/// Taps of each token's own, with tokens in the lanes: out\[c, t\] += sum_j weights\[j, t\] x\[c, t + j r\].
+/// Taps of each token's own, with tokens in the lanes: out\[c, t\] = bias\[c\] + sum_j weights\[j, t\]
+/// x\[c, t + j r\].
 ///
 /// Slices have room for a vector to run over the last token; what is written there means nothing.
 pub(crate) struct TokenTaps<'a> {
     /// `[channels, out_stride]`.
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
+    /// `[channels]`.
+    pub(crate) bias: &'a [f32],
     /// `[channels, x_stride]`.
     pub(crate) x: &'a [f32],
     pub(crate) x_stride: usize,
@@ -255,8 +261,8 @@ impl TokenTaps<'_> {
             let out = self.out.as_mut_ptr().add(channel * self.out_stride + token);
             let x = self.x.as_ptr().add(channel * self.x_stride + token);
             let weights = self.weights.as_ptr().add(token);
-            let mut sums: [[S::f32s; V]; C] =
-                from_fn(|c| from_fn(|v| load::<S>(out.add(c * self.out_stride + v * lanes))));
+            let bias = |c: usize| simd.splat_f32s(self.bias[channel + c]);
+            let mut sums: [[S::f32s; V]; C] = from_fn(|c| [bias(c); V]);
             for j in 0..self.taps {
                 let weight = weights.add(j * self.weight_stride);
                 let weights: [S::f32s; V] = from_fn(|v| load::<S>(weight.add(v * lanes)));

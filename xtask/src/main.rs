@@ -73,7 +73,8 @@ fn check() -> Result<(), String> {
 /// The numbered examples, in their order.
 fn course() -> Result<Vec<String>, String> {
     let folder = root().join("examples");
-    let entries = fs::read_dir(&folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let entries =
+        fs::read_dir(&folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| Some(name.strip_suffix(".rs")?.to_owned()))

@@ -5,8 +5,10 @@ use std::ops::Range;
 use crate::cpu::attention::{Call, all_finite, seen};
 use crate::cpu::light_conv::zero_padding;
 use crate::cpu::product::{Strides, product};
+use crate::cpu::scratch::Division;
 use crate::cpu::softmax::{OnlineSoftmax, scale_columns};
-use crate::cpu::tiles::{Tiles, workers};
+use crate::cpu::tiles::Tiles;
+use crate::cpu::transpose::transpose;
 use crate::problem::AttentionProblem;
 use crate::sequences::Piece;
 
@@ -15,21 +17,17 @@ const QUERIES: usize = 64;
 /// Keys of a block: its scores and its values fit in the second cache together.
 const KEYS: usize = 256;
 
-pub(super) fn scratch_len(problem: &AttentionProblem) -> usize {
-    workers() * per_worker(problem)
-}
-
-/// Scores, sums of values, queries, and copies of keys and values; then maximum, sum and factor of each query.
-fn per_worker(problem: &AttentionProblem) -> usize {
+/// Scores, sums of values, queries as rows and as columns, and copies of keys and values; then maximum, sum and factor of each query.
+pub(super) fn scratch(problem: &AttentionProblem) -> Division {
     let d = problem.head_channels();
-    (KEYS + 2 * d + 3) * QUERIES + 2 * KEYS * d
+    Division { shared: 0, per_worker: (KEYS + 3 * d + 3) * QUERIES + 2 * KEYS * d }
 }
 
-pub(super) fn run(call: &Call<'_>, scratch: &mut [f32]) {
+pub(super) fn run(call: &Call<'_>, worker_parts: &mut [f32], worker_len: usize) {
     let problem = call.problem;
     let d = problem.head_channels();
     let tiles = Tiles::new(problem.queries().tokens(), problem.heads(), QUERIES, 1);
-    tiles.for_each(scratch, per_worker(problem), |rows, heads, scratch| {
+    tiles.for_each(worker_parts, worker_len, |rows, heads, scratch| {
         let column = heads.start * d;
         for piece in call.queries.pieces(rows) {
             zero_padding(&call.y, &piece, column..column + d);
@@ -51,28 +49,30 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
 
     let (scores, scratch) = scratch.split_at_mut(KEYS * QUERIES);
     let (sums, scratch) = scratch.split_at_mut(d * QUERIES);
+    let (rows, scratch) = scratch.split_at_mut(d * QUERIES);
     let (queries, scratch) = scratch.split_at_mut(d * QUERIES);
     let (k_copy, scratch) = scratch.split_at_mut(KEYS * d);
     let (v_copy, statistics) = scratch.split_at_mut(KEYS * d);
     let mut softmax = OnlineSoftmax::begin(statistics, QUERIES);
     sums.fill(0.0);
-    for (i, query) in queries.chunks_exact_mut(d).take(count).enumerate() {
+    for (i, query) in rows.chunks_exact_mut(d).take(count).enumerate() {
         call.q.load(piece.sequence.first + piece.tokens.start + i, column, query);
         query.iter_mut().for_each(|q| *q *= problem.score_scale());
     }
+    transpose((rows, d), (queries, QUERIES), count, d);
 
     // What a query sees moves forward with it, so the first and the last query bound what any of them sees.
     let (first, last) = (seen(0), seen(count - 1));
     for start in (first.start..last.end).step_by(KEYS) {
         let block = start..(start + KEYS).min(last.end);
-        let rows = keys.first + block.start..keys.first + block.end;
-        let (k, k_stride) = call.k.stage(rows.clone(), column, d, k_copy);
+        let key_rows = keys.first + block.start..keys.first + block.end;
+        let (k, k_stride) = call.k.stage(key_rows.clone(), column, d, k_copy);
         product(
             (block.len(), count, d),
             (scores, Strides::row_major(QUERIES)),
             false,
             (k, Strides::row_major(k_stride)),
-            (queries, Strides::column_major(d)),
+            (queries, Strides::row_major(QUERIES)),
         );
         let all_seen = |seen: &Range<usize>| seen.start <= block.start && block.end <= seen.end;
         let masked = !(all_seen(&first) && all_seen(&last));
@@ -86,7 +86,7 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
         }
         let scale = softmax.add(scores, block.len());
         scale_columns(sums, d, QUERIES, scale);
-        let (v, v_stride) = call.v.stage(rows, column, d, v_copy);
+        let (v, v_stride) = call.v.stage(key_rows, column, d, v_copy);
         if masked && !all_finite(v, v_stride, block.len(), d) {
             add_seen(sums, scores, (v, v_stride), count, block, seen);
             continue;
@@ -102,10 +102,8 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
 
     let scale = softmax.finish();
     scale_columns(sums, d, QUERIES, scale);
-    for (i, out) in queries.chunks_exact_mut(d).take(count).enumerate() {
-        for (out, sums) in out.iter_mut().zip(sums.chunks_exact(QUERIES)) {
-            *out = sums[i];
-        }
+    transpose((sums, QUERIES), (rows, d), d, count);
+    for (i, out) in rows.chunks_exact(d).take(count).enumerate() {
         // SAFETY: tiles are disjoint in rows or heads, and each row of a head is written once.
         unsafe { call.y.store(piece.sequence.first + piece.tokens.start + i, column, out) };
     }

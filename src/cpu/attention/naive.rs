@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::cpu::attention::{Call, all_finite, seen};
 use crate::cpu::light_conv::zero_padding;
 use crate::cpu::product::{Strides, product};
+use crate::cpu::scratch::Division;
 use crate::cpu::softmax::softmax_row;
 use crate::problem::AttentionProblem;
 use crate::{DType, Sequence, Sequences};
@@ -15,9 +16,10 @@ use crate::{DType, Sequence, Sequences};
 const QUERIES: usize = 64;
 
 /// As much as the sequences that need most.
-pub(super) fn scratch_len(problem: &AttentionProblem, queries: &Sequences, keys: &Sequences) -> usize {
+pub(super) fn scratch(problem: &AttentionProblem, queries: &Sequences, keys: &Sequences) -> Division {
     let pairs = queries.as_slice().iter().zip(keys.as_slice());
-    pairs.map(|(q, k)| sizes(problem, *q, *k).iter().sum()).max().unwrap_or(0)
+    let shared = pairs.map(|(q, k)| sizes(problem, *q, *k).iter().sum()).max().unwrap_or(0);
+    Division { shared, per_worker: 0 }
 }
 
 /// Numbers of scores `[H, Tq, Tk]`, outputs `[H, Tq, D]`, and of q, k and v where they are not f32.

@@ -17,59 +17,62 @@ pub(super) fn convolve(
     scratch: &mut [f32],
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) {
-    let stride = tile.plan.row_stride();
-    let (rows, out) = scratch.split_at_mut(tile.plan.rows * stride);
-    for phase in Phase::all(tile.conv, piece) {
-        for columns in tile.blocks() {
-            phase.stage(tile.tokens, columns.clone(), stride, rows);
-            Arch::new().dispatch(Block { tile, phase: &phase, columns, rows, out, sink: &mut sink });
+    let (staged, stride) = (tile.plan.staged, tile.plan.out_stride());
+    for part in piece.parts(tile.plan.part) {
+        for phase in Phase::all(tile.conv, part) {
+            for group in tile.groups() {
+                let (rows, out) = scratch.split_at_mut(staged.len(group.len()));
+                phase.stage(tile.tokens, group.clone(), staged, rows);
+                for (columns, rows) in tile.blocks(group.clone()).zip(rows.chunks_exact(staged.block_len())) {
+                    let out = &mut out[columns.start - group.start..];
+                    Arch::new().dispatch(Block { tile, phase: &phase, columns, rows, out });
+                }
+                for (i, out) in out.chunks(stride).take(phase.count()).enumerate() {
+                    sink(phase.token_row(i), group.start, &out[..group.len()]);
+                }
+            }
         }
     }
 }
 
 /// The convolution of the tokens of one phase for a block of channels.
-struct Block<'a, F> {
+struct Block<'a> {
     tile: &'a Tile<'a>,
     phase: &'a Phase,
     columns: Range<usize>,
-    /// `[rows, row_stride]`.
+    /// Staged.
     rows: &'a [f32],
-    /// One output row.
+    /// `[tokens, out_stride]`.
     out: &'a mut [f32],
-    sink: F,
 }
 
-impl<F: FnMut(usize, usize, &[f32])> WithSimd for Block<'_, F> {
+impl WithSimd for Block<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block { tile, phase, columns, rows, out, mut sink } = self;
-        let stride = tile.plan.row_stride();
+        let Block { tile, phase, columns, rows, out } = self;
+        let (row_stride, out_stride) = (tile.plan.staged.stride, tile.plan.out_stride());
         // Channels of one head in this block: all of them, or what a block holds of a large head.
         let width = tile.conv.head_channels().min(columns.len());
         for i in 0..phase.count() {
-            let (row, taps) = (phase.token_row(i), phase.taps(i));
+            let taps = phase.taps(i);
+            let first = if taps.is_empty() { 0 } else { phase.row(i, taps.start) };
             for column in columns.clone().step_by(width) {
                 let start = column - columns.start;
-                // The last vector runs over into the next head, which is written after this one.
-                let out = &mut out[start..start + padded(width)];
-                out.copy_from_slice(&tile.bias[column..column + padded(width)]);
-                if taps.is_empty() {
-                    continue;
-                }
                 OwnTaps {
-                    out,
-                    rows: &rows[phase.row(i, taps.start) * stride + start..],
-                    row_stride: stride,
-                    weights: tile.taps_from(column, taps.start, row),
+                    // The last vector runs over into the next head, which is written after this one.
+                    out: &mut out[i * out_stride + start..],
+                    bias: &tile.bias[column..],
+                    rows: &rows[first * row_stride + start..],
+                    row_stride,
+                    weights: tile.taps_from(column, taps.start, phase.token_row(i)),
                     weight_stride: tile.plan.tap_stride,
                     taps: taps.len(),
                     width: padded(width),
                 }
                 .run(simd);
             }
-            sink(row, columns.start, &out[..columns.len()]);
         }
     }
 }

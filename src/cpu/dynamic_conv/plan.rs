@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use crate::cpu::buffer::Source;
-use crate::cpu::phase::{Phase, Tokens};
+use crate::cpu::dynamic_conv::token_lanes;
+use crate::cpu::phase::{Phase, Staged, Tokens};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::softmax::normalize_columns;
 use crate::cpu::tiles::Tiles;
+use crate::cpu::transpose::transpose;
 use crate::cpu::{Elements, padded};
 use crate::problem::{Convolution, DynamicConvProblem, Taps};
 use crate::sequences::Piece;
@@ -58,11 +60,13 @@ pub(super) struct Plan {
     /// From one tap to the next in the taps of a tile, which are `[heads, K, tokens]`.
     pub(super) tap_stride: usize,
     head_channels: usize,
-    /// Channels that are staged together: whole heads, or part of one.
-    pub(super) block: usize,
-    /// Most rows that one phase of a tile reads.
-    pub(super) rows: usize,
-    /// Numbers of a tile's query, or of one token's given logits, as f32.
+    /// Tokens that are convolved together.
+    pub(super) part: usize,
+    /// Channels that are staged together: whole blocks of them.
+    group: usize,
+    /// How rows are staged where lanes are channels. A block is whole heads, or part of one.
+    pub(super) staged: Staged,
+    /// Numbers of a tile's query, or of its given logits, as f32, where they are not.
     query: usize,
     /// Numbers of the generator as f32, where it is not.
     generator: usize,
@@ -70,6 +74,10 @@ pub(super) struct Plan {
     token_lanes: Option<usize>,
 }
 
+/// Channels that are convolved together where lanes are channels: a block, with its halo, fits in the first cache.
+const BLOCK: usize = 64;
+/// Channels that are staged together: rows long enough that memory streams.
+const GROUP: usize = 512;
 /// A head of fewer channels would leave most lanes of a vector empty.
 const MIN_LANE_CHANNELS: usize = 16;
 /// Fewer tokens would too.
@@ -86,14 +94,18 @@ impl Plan {
         let tile_tokens = (65_536 / (tile_heads * width)).next_multiple_of(16).clamp(32, 256);
         let tile_tokens = tile_tokens.min(padded(conv.sequences().tokens().max(1)));
         let (query, generator) = match problem.taps() {
-            Taps::Given => (tile_heads * width, 0),
+            Taps::Given => (if conv.parameter_dtype() == DType::F32 { 0 } else { tile_heads * width }, 0),
             Taps::Generated { query_channels, query, .. } => {
                 let copy = |dtype| if dtype == DType::F32 { 0 } else { query_channels };
                 let query = copy(query.unwrap_or(conv.dtype()));
-                (query * tile_tokens, copy(conv.parameter_dtype()) * problem.logits())
+                (query, copy(conv.parameter_dtype()) * problem.logits())
             }
         };
-        let reach = conv.window().reach();
+        let (reach, r_is_blocks) = (conv.window().reach(), r.is_multiple_of(BLOCK));
+        let block = if r >= BLOCK { BLOCK } else { r * (BLOCK / r).min(tile_heads) };
+        let group = if r >= BLOCK && !r_is_blocks { r.min(GROUP) } else { block * (GROUP / block) };
+        // Phases of a dilated window should not get too short.
+        let part = (64 * conv.window().dilation().min(8)).min(tile_tokens);
         Plan {
             tokens: conv.sequences().tokens(),
             channels: conv.channels(),
@@ -105,9 +117,15 @@ impl Plan {
             // tokens to run over.
             tap_stride: tile_tokens + 16,
             head_channels: r,
-            block: if r >= 64 { 64 } else { r * (64 / r).min(tile_heads) },
-            rows: Phase::max_rows(conv, tile_tokens, conv.sequences().longest()),
-            query,
+            part,
+            group: group.min(tile_heads * r),
+            staged: Staged {
+                block,
+                // Room for the last vector of a head to run over.
+                stride: padded(block) + 16,
+                rows: Phase::max_rows(conv, part, conv.sequences().longest()),
+            },
+            query: query * tile_tokens,
             generator,
             token_lanes: (r < MIN_LANE_CHANNELS && reach <= MAX_LANE_REACH).then_some(reach),
         }
@@ -146,9 +164,9 @@ impl Plan {
         self.tile_heads * self.width * self.tap_stride
     }
 
-    /// From one staged row to the next, where lanes are channels: a block, and room for a vector to run over.
-    pub(super) fn row_stride(&self) -> usize {
-        padded(self.block) + 16
+    /// From one output row to the next, where lanes are channels: a group, and room for a vector to run over.
+    pub(super) fn out_stride(&self) -> usize {
+        padded(self.group) + 16
     }
 
     /// From one staged channel to the next, where lanes are tokens: a tile, its reach, and room for a vector to run
@@ -157,14 +175,11 @@ impl Plan {
         self.token_lanes.map_or(0, |reach| self.tile_tokens + reach + 16)
     }
 
-    /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; rows of a
-    /// phase, and an output row; channels of a tile, outputs as channels, and a row.
+    /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; staged rows
+    /// and outputs of a group; what lanes of tokens want.
     pub(super) fn per_worker(&self) -> usize {
-        let by_channel = (self.rows + 1) * self.row_stride();
-        let by_token = match self.token_lanes {
-            Some(_) => self.block * (self.channel_stride() + self.tap_stride + 1),
-            None => 0,
-        };
+        let by_channel = self.staged.len(self.group) + self.part * self.out_stride();
+        let by_token = self.token_lanes.map_or(0, |_| token_lanes::scratch_len(self));
         self.taps_len() + self.query.max(by_channel).max(by_token)
     }
 
@@ -188,13 +203,8 @@ impl Plan {
         let taps = &mut taps[..logits.len() * self.tap_stride];
         match *source {
             ReadyTaps::Given(given) => {
-                let token = &mut scratch[..logits.len()];
-                for (t, row) in rows.clone().enumerate() {
-                    given.load(row, logits.start, token);
-                    for (taps, &logit) in taps.chunks_exact_mut(self.tap_stride).zip(&*token) {
-                        taps[t] = logit;
-                    }
-                }
+                let (given, stride) = given.stage(rows.clone(), logits.start, logits.len(), scratch);
+                transpose((given, stride), (taps, self.tap_stride), rows.len(), logits.len());
             }
             ReadyTaps::Generated { weight, weight_bias, query, channels } => {
                 let (query, stride) = query.stage(rows.clone(), 0, channels, scratch);
@@ -271,14 +281,21 @@ impl Tile<'_> {
         &self.taps[(head * self.plan.width + tap) * self.plan.tap_stride + row - self.rows.start..]
     }
 
-    /// The channels in blocks that are staged together; a block never holds parts of two heads.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (block, r) = (self.plan.block, self.plan.head_channels);
+    /// The channels in groups that are staged together.
+    pub(super) fn groups(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (group, r) = (self.plan.group, self.plan.head_channels);
         let (start, end) = (self.heads.start * r, self.heads.end * r);
-        let step = r.max(block);
+        // A block never holds parts of two heads, nor does a group whose blocks do not end where heads do.
+        let step = if group < r { r } else { group };
         (start..end).step_by(step).flat_map(move |start| {
             let end = (start + step).min(end);
-            (start..end).step_by(block).map(move |start| start..(start + block).min(end))
+            (start..end).step_by(group).map(move |start| start..(start + group).min(end))
         })
+    }
+
+    /// The channels of a group in blocks.
+    pub(super) fn blocks(&self, group: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let block = self.plan.staged.block;
+        group.clone().step_by(block).map(move |start| start..(start + block).min(group.end))
     }
 }

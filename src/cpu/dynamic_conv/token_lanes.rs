@@ -5,9 +5,16 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::cpu::dynamic_conv::plan::Tile;
+use crate::cpu::dynamic_conv::plan::{Plan, Tile};
+use crate::cpu::phase::Staged;
 use crate::cpu::taps::TokenTaps;
+use crate::cpu::transpose::transpose;
 use crate::sequences::Piece;
+
+/// Numbers of scratch: a block of tokens and of outputs, each as rows and as columns.
+pub(super) fn scratch_len(plan: &Plan) -> usize {
+    2 * plan.staged.block * (plan.channel_stride() + plan.tap_stride)
+}
 
 /// Convolves the tokens of `piece`, and gives each row (its number, first column, values) to `sink`.
 pub(super) fn convolve(
@@ -17,23 +24,19 @@ pub(super) fn convolve(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) {
     let (conv, plan) = (tile.conv, tile.plan);
-    let (window, r) = (conv.window(), conv.head_channels());
+    let (window, r, block) = (conv.window(), conv.head_channels(), plan.staged.block);
     let (x_stride, out_stride, count) = (plan.channel_stride(), plan.tap_stride, piece.tokens.len());
-    let (x, scratch) = scratch.split_at_mut(plan.block * x_stride);
-    let (out, row) = scratch.split_at_mut(plan.block * out_stride);
-    for columns in tile.blocks() {
-        stage(tile, piece, columns.clone(), x, &mut row[..columns.len()]);
-        let first = piece.sequence.first + piece.tokens.start;
+    let (x, scratch) = scratch.split_at_mut(block * x_stride);
+    let (out, rows) = scratch.split_at_mut(block * out_stride);
+    let first = piece.sequence.first + piece.tokens.start;
+    for columns in tile.groups().flat_map(|group| tile.blocks(group)) {
+        stage(tile, piece, columns.clone(), x, rows);
         for column in columns.clone().step_by(r) {
             let at = column - columns.start;
-            for (out, bias) in
-                out[at * out_stride..].chunks_exact_mut(out_stride).zip(&tile.bias[column..]).take(r)
-            {
-                out.fill(*bias);
-            }
             Arch::new().dispatch(TokenTaps {
                 out: &mut out[at * out_stride..],
                 out_stride,
+                bias: &tile.bias[column..],
                 x: &x[at * x_stride..],
                 x_stride,
                 weights: tile.taps_from(column, 0, first),
@@ -44,11 +47,8 @@ pub(super) fn convolve(
                 tokens: count,
             });
         }
-        for i in 0..count {
-            let row = &mut row[..columns.len()];
-            for (value, out) in row.iter_mut().zip(out.chunks_exact(out_stride)) {
-                *value = out[i];
-            }
+        transpose((out, out_stride), (rows, columns.len()), columns.len(), count);
+        for (i, row) in rows.chunks_exact(columns.len()).take(count).enumerate() {
             sink(first + i, columns.start, row);
         }
     }
@@ -56,26 +56,21 @@ pub(super) fn convolve(
 
 /// All tokens that the taps of `piece` read, as `[channels, tokens]`; those out of range are zero, and so are their
 /// taps.
-fn stage(tile: &Tile<'_>, piece: &Piece, columns: Range<usize>, x: &mut [f32], row: &mut [f32]) {
+fn stage(tile: &Tile<'_>, piece: &Piece, columns: Range<usize>, x: &mut [f32], rows: &mut [f32]) {
     let (window, stride) = (tile.conv.window(), tile.plan.channel_stride());
     let past = if tile.conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
     let start = window.token(piece.tokens.start, 0);
-    let end = start + (piece.tokens.len() + window.reach()) as isize;
-    let in_range = start.max(-(past as isize))..end.min(piece.sequence.length as isize);
-    let count = (end - start) as usize;
-    let (before, after) = if in_range.is_empty() {
-        (count, count)
-    } else {
-        ((in_range.start - start) as usize, (in_range.end - start) as usize)
-    };
+    let count = piece.tokens.len() + window.reach();
+    let offset = |position: isize| (position - start).clamp(0, count as isize) as usize;
+    let (before, after) = (offset(-(past as isize)), offset(piece.sequence.length as isize));
     for x in x.chunks_exact_mut(stride).take(columns.len()) {
         x[..before].fill(0.0);
         x[after..].fill(0.0);
     }
-    for i in before..after {
-        tile.tokens.load(window, piece, start + i as isize, columns.start, row);
-        for (x, &value) in x.chunks_exact_mut(stride).zip(&*row) {
-            x[i] = value;
-        }
+    let width = columns.len();
+    let one_block = Staged { block: width, stride: width, rows: 1 };
+    for (i, row) in (before..after).zip(rows.chunks_exact_mut(width)) {
+        tile.tokens.load(window, piece, start + i as isize, columns.clone(), one_block, row);
     }
+    transpose((rows, width), (&mut x[before..], stride), after - before, width);
 }
