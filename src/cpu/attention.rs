@@ -1,7 +1,7 @@
 mod fused;
 mod naive;
 
-use crate::cpu::buffer::{Sink, Source};
+use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
 use crate::cpu::{Rows, RowsMut};
 use crate::problem::AttentionProblem;

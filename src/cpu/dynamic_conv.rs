@@ -2,9 +2,10 @@ mod channel_lanes;
 mod plan;
 mod token_lanes;
 
-use crate::cpu::buffer::{Source, check_optional};
+use crate::cpu::buffer::check_optional;
 use crate::cpu::dynamic_conv::plan::{Plan, TapSource, Tile};
-use crate::cpu::light_conv::{check_tokens, zero_padding};
+use crate::cpu::phase::Tokens;
+use crate::cpu::rows::Source;
 use crate::cpu::scratch::Division;
 use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::{DynamicConvProblem, Taps};
@@ -82,7 +83,7 @@ impl DynamicConv {
     pub fn run(&self, args: DynamicConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
         let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
-        let tokens = check_tokens(conv, sequences, x, history)?;
+        let tokens = Tokens::check(conv, sequences, x, history)?;
         let source = self.check_taps(taps, tokens.x)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
@@ -100,7 +101,8 @@ impl DynamicConv {
                 unsafe { y.store(row, column, values) };
             };
             for piece in sequences.pieces(rows) {
-                zero_padding(&y, &piece, columns.clone());
+                // SAFETY: tiles are disjoint in rows or columns, and the pieces of one tile in rows.
+                unsafe { y.zero(piece.padding.clone(), columns.clone()) };
                 if self.plan.lanes_are_tokens(&piece) {
                     token_lanes::convolve(&tile, &piece, scratch, store);
                 } else {

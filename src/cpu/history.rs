@@ -1,4 +1,4 @@
-use crate::cpu::light_conv::check_tokens;
+use crate::cpu::phase::Tokens;
 use crate::cpu::{Elements, ElementsMut, Rows, RowsMut};
 use crate::problem::HistoryProblem;
 use crate::{Result, Sequences};
@@ -43,7 +43,7 @@ impl History {
         let conv = self.problem.convolution();
         let HistoryArgs { sequences, x, history, next } = args;
         let [count, reach, channels] = conv.history_shape();
-        let tokens = check_tokens(conv, sequences, x, Some(history))?;
+        let tokens = Tokens::check(conv, sequences, x, Some(history))?;
         let next = RowsMut::contiguous(next).check("next", conv.dtype(), count * reach, channels)?;
         // Every type goes through f32 and back without loss.
         let mut row = vec![0.0; channels];

@@ -1,15 +1,10 @@
-use std::ops::Range;
-
-use crate::cpu::buffer::{Sink, check_optional};
-use crate::cpu::phase::{Phase, Staged, Tokens};
+use crate::cpu::buffer::check_optional;
+use crate::cpu::filter::FilterPlan;
+use crate::cpu::phase::Tokens;
 use crate::cpu::scratch::Division;
-use crate::cpu::softmax::normalize_columns;
-use crate::cpu::taps::SharedTaps;
-use crate::cpu::tiles::Tiles;
-use crate::cpu::{Elements, Rows, RowsMut, padded};
-use crate::problem::{Convolution, LightConvProblem};
-use crate::sequences::Piece;
-use crate::{Error, Normalize, Result, Sequences};
+use crate::cpu::{Elements, Rows, RowsMut};
+use crate::problem::LightConvProblem;
+use crate::{Result, Sequences};
 
 /// Light convolution, prepared: see [`LightConvProblem`].
 #[derive(Clone, Debug)]
@@ -65,7 +60,7 @@ impl LightConv {
     pub fn run(&self, args: LightConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
         let LightConvArgs { sequences, x, weight, bias, history, y } = args;
-        let tokens = check_tokens(conv, sequences, x, history)?;
+        let tokens = Tokens::check(conv, sequences, x, history)?;
         let [heads, width] = self.problem.weight_shape();
         weight.check("weight", conv.parameter_dtype(), heads * width)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
@@ -75,7 +70,8 @@ impl LightConv {
         let filter = self.filter.prepare(conv, weight, bias, shared);
         self.filter.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, columns, scratch| {
             for piece in sequences.pieces(rows) {
-                zero_padding(&y, &piece, columns.clone());
+                // SAFETY: tiles are disjoint in rows or columns, and the pieces of one tile in rows.
+                unsafe { y.zero(piece.padding.clone(), columns.clone()) };
                 filter.convolve(tokens, &piece, columns.clone(), scratch, |row, column, values| {
                     // SAFETY: tiles are disjoint in rows or columns, and so are the rows of one tile.
                     unsafe { y.store(row, column, values) };
@@ -83,251 +79,5 @@ impl LightConv {
             }
         });
         Ok(())
-    }
-}
-
-/// The checked tokens of a convolution, or what is wrong with them.
-pub(crate) fn check_tokens<'a>(
-    conv: &Convolution,
-    sequences: &Sequences,
-    x: Rows<'a>,
-    history: Option<Elements<'a>>,
-) -> Result<Tokens<'a>> {
-    sequences.check(conv.sequences())?;
-    if sequences.continues() && !conv.has_history() {
-        return Err(Error::Missing { tensor: "history" });
-    }
-    let x = x.check("x", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
-    let size = conv.history_shape().iter().product();
-    check_optional("history", history, conv.has_history(), conv.dtype(), size)?;
-    Ok(Tokens { x, history, channels: conv.channels() })
-}
-
-/// Writes zeros to the padding of a piece.
-pub(crate) fn zero_padding(y: &Sink<'_>, piece: &Piece, columns: Range<usize>) {
-    const ZEROS: [f32; 64] = [0.0; 64];
-    for row in piece.padding.clone() {
-        for start in columns.clone().step_by(ZEROS.len()) {
-            let count = ZEROS.len().min(columns.end - start);
-            // SAFETY: the rows and columns of a piece belong to one tile, and tiles are disjoint.
-            unsafe { y.store(row, start, &ZEROS[..count]) };
-        }
-    }
-}
-
-/// Channels of a tile: rows long enough that memory streams, and few enough that a tile fits in the second cache.
-const TILE_CHANNELS: usize = 512;
-
-/// Channels that are convolved together: a block of them, with its halo, fits in the first cache.
-const BLOCK: usize = 64;
-
-/// How a convolution whose tokens share their taps is cut up.
-#[derive(Clone, Debug)]
-pub(crate) struct FilterPlan {
-    tokens: usize,
-    channels: usize,
-    heads: usize,
-    width: usize,
-    tile_tokens: usize,
-    staged: Staged,
-    edges: bool,
-}
-
-impl FilterPlan {
-    pub(crate) fn new(conv: &Convolution) -> Self {
-        // A tile of a dilated window falls into phases, which should not get too short.
-        let tile_tokens = 64 * conv.window().dilation().min(8);
-        let longest = conv.sequences().longest();
-        FilterPlan {
-            tokens: conv.sequences().tokens(),
-            channels: conv.channels(),
-            heads: conv.heads(),
-            width: conv.window().width(),
-            tile_tokens,
-            staged: Staged { block: BLOCK, stride: BLOCK, rows: Phase::max_rows(conv, tile_tokens, longest) },
-            edges: conv.normalization() == Normalize::SoftmaxInRange,
-        }
-    }
-
-    /// Numbers of scratch that all workers share: taps of each head, and taps and bias of each channel.
-    pub(crate) fn shared(&self) -> usize {
-        self.width * padded(self.heads) + (self.width + 1) * padded(self.channels)
-    }
-
-    /// Numbers of scratch for each worker: the rows of a phase, its outputs, and the taps of a token at the edge.
-    pub(crate) fn per_worker(&self) -> usize {
-        let edge = if self.edges { 2 * self.width * BLOCK } else { 0 };
-        self.staged.len(self.tile_channels()) + self.tile_tokens * padded(self.tile_channels()) + edge
-    }
-
-    fn tile_channels(&self) -> usize {
-        self.channels.min(TILE_CHANNELS)
-    }
-
-    /// Tokens by channels.
-    pub(crate) fn tiles(&self) -> Tiles {
-        Tiles::new(self.tokens, self.channels, self.tile_tokens, self.tile_channels())
-    }
-
-    /// The channels of each tile.
-    pub(crate) fn tile_columns(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let channels = self.channels;
-        (0..channels).step_by(TILE_CHANNELS).map(move |start| start..(start + TILE_CHANNELS).min(channels))
-    }
-
-    /// Normalises weight `[H, K]` and expands it to taps for each channel.
-    pub(crate) fn prepare<'a>(
-        &'a self,
-        conv: &'a Convolution,
-        weight: Elements<'a>,
-        bias: Option<Elements<'_>>,
-        shared: &'a mut [f32],
-    ) -> Filter<'a> {
-        let (heads, channels) = (padded(self.heads), padded(self.channels));
-        let (by_head, rest) = shared.split_at_mut(self.width * heads);
-        let (taps, expanded_bias) = rest.split_at_mut(self.width * channels);
-        by_head.fill(0.0);
-        load_taps(weight, 0..self.heads, self.width, 0..self.width, by_head, heads);
-        normalize_columns(by_head, self.width, heads, conv.normalization());
-        taps.fill(0.0);
-        expand(by_head, heads, conv.head_channels(), 0..self.channels, taps, channels);
-        expanded_bias.fill(0.0);
-        if let Some(bias) = bias {
-            bias.load(0, &mut expanded_bias[..self.channels]);
-        }
-        Filter { plan: self, conv, weight, taps, bias: expanded_bias }
-    }
-}
-
-/// Taps `taps` of heads `heads` of weight `[H, K]`, transposed: tap j of the first head at j * stride.
-fn load_taps(
-    weight: Elements<'_>,
-    heads: Range<usize>,
-    width: usize,
-    taps: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    for (j, out) in taps.zip(out.chunks_exact_mut(stride)) {
-        for (h, out) in heads.clone().zip(out) {
-            *out = weight.at(h * width + j);
-        }
-    }
-}
-
-/// Repeats the taps of each head for its channels: those of `columns`, whose first head is the first of `by_head`.
-fn expand(
-    by_head: &[f32],
-    head_stride: usize,
-    head_channels: usize,
-    columns: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let first = columns.start / head_channels;
-    for (by_head, out) in by_head.chunks_exact(head_stride).zip(out.chunks_exact_mut(stride)) {
-        for (c, out) in columns.clone().zip(out) {
-            *out = by_head[c / head_channels - first];
-        }
-    }
-}
-
-/// A weight made ready: taps for each channel.
-pub(crate) struct Filter<'a> {
-    plan: &'a FilterPlan,
-    conv: &'a Convolution,
-    weight: Elements<'a>,
-    /// `[K, padded(C)]`.
-    taps: &'a [f32],
-    /// `[padded(C)]`.
-    bias: &'a [f32],
-}
-
-impl Filter<'_> {
-    /// Convolves columns of the tokens of `piece`, and gives each row (its number, first column, values) to `sink`.
-    pub(crate) fn convolve(
-        &self,
-        tokens: Tokens<'_>,
-        piece: &Piece,
-        columns: Range<usize>,
-        scratch: &mut [f32],
-        mut sink: impl FnMut(usize, usize, &[f32]),
-    ) {
-        let (staged, stride) = (self.plan.staged, padded(columns.len()));
-        let (rows, scratch) = scratch.split_at_mut(staged.len(columns.len()));
-        let (out, edge) = scratch.split_at_mut(self.plan.tile_tokens * stride);
-        let parts = piece.parts(self.plan.tile_tokens);
-        for phase in parts.flat_map(|part| Phase::all(self.conv, part)) {
-            phase.stage(tokens, columns.clone(), staged, rows);
-            let blocks = columns.clone().step_by(BLOCK).map(|start| start..(start + BLOCK).min(columns.end));
-            for (block, rows) in blocks.zip(rows.chunks_exact(staged.block_len())) {
-                let out = &mut out[block.start - columns.start..];
-                self.convolve_block(&phase, block, rows, edge, out, stride);
-            }
-            for (i, out) in out.chunks_exact(stride).take(phase.count()).enumerate() {
-                sink(phase.token_row(i), columns.start, &out[..columns.len()]);
-            }
-        }
-    }
-
-    /// The outputs of one phase and one block of channels, from its staged rows, into `out` `[tokens, stride]`.
-    fn convolve_block(
-        &self,
-        phase: &Phase,
-        columns: Range<usize>,
-        rows: &[f32],
-        edge: &mut [f32],
-        out: &mut [f32],
-        stride: usize,
-    ) {
-        let channels = padded(self.plan.channels);
-        let mut run = |tokens: Range<usize>, taps: Range<usize>, weights: &[f32], weight_stride| {
-            let first = if taps.is_empty() { 0 } else { phase.row(tokens.start, taps.start) };
-            SharedTaps {
-                out: &mut out[tokens.start * stride..],
-                out_stride: stride,
-                bias: &self.bias[columns.start..],
-                rows: &rows[first * BLOCK..],
-                row_stride: BLOCK,
-                weights,
-                weight_stride,
-                tokens: tokens.len(),
-                taps: taps.len(),
-                width: padded(columns.len()),
-            }
-            .run();
-        };
-        let interior = phase.interior();
-        if !interior.is_empty() {
-            run(interior.clone(), 0..self.plan.width, &self.taps[columns.start..], channels);
-        }
-        for i in (0..interior.start).chain(interior.end..phase.count()) {
-            let taps = phase.taps(i);
-            if self.plan.edges && !taps.is_empty() {
-                let weights = self.normalize_in_range(taps.clone(), columns.clone(), edge);
-                run(i..i + 1, taps, weights, BLOCK);
-            } else {
-                let weights = &self.taps[taps.start.min(self.plan.width - 1) * channels + columns.start..];
-                run(i..i + 1, taps, weights, channels);
-            }
-        }
-    }
-
-    /// The taps of a token that has only `taps` in range, normalised over those.
-    fn normalize_in_range<'e>(
-        &self,
-        taps: Range<usize>,
-        columns: Range<usize>,
-        edge: &'e mut [f32],
-    ) -> &'e [f32] {
-        let r = self.conv.head_channels();
-        let heads = columns.start / r..(columns.end - 1) / r + 1;
-        let stride = padded(heads.len());
-        let (by_head, out) = edge.split_at_mut(self.plan.width * BLOCK);
-        let by_head = &mut by_head[..taps.len() * stride];
-        load_taps(self.weight, heads, self.plan.width, taps.clone(), by_head, stride);
-        normalize_columns(by_head, taps.len(), stride, Normalize::SoftmaxInRange);
-        expand(by_head, stride, r, columns, out, BLOCK);
-        out
     }
 }

@@ -35,11 +35,13 @@
 mod attention;
 mod buffer;
 mod dynamic_conv;
+mod filter;
 mod history;
 mod light_conv;
 mod linear;
 mod phase;
 mod product;
+mod rows;
 mod scratch;
 mod softmax;
 mod span_conv;
@@ -49,11 +51,12 @@ mod tiles;
 mod transpose;
 
 pub use attention::{Attention, AttentionArgs, AttentionKind};
-pub use buffer::{Elements, ElementsMut, Rows, RowsMut};
+pub use buffer::{Elements, ElementsMut};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use linear::{Linear, LinearArgs};
+pub use rows::{Rows, RowsMut};
 pub use span_conv::{SpanConv, SpanConvArgs};
 pub use span_key::{SpanKey, SpanKeyArgs};
 

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use crate::Window;
-use crate::cpu::buffer::{Elements, Source};
+use crate::cpu::buffer::{Elements, check_optional};
+use crate::cpu::rows::{Rows, Source};
 use crate::problem::Convolution;
 use crate::sequences::Piece;
+use crate::{Error, Result, Sequences, Window};
 
 /// Tokens and history that a convolution reads.
 #[derive(Clone, Copy)]
@@ -15,7 +16,24 @@ pub(crate) struct Tokens<'a> {
     pub(crate) channels: usize,
 }
 
-impl Tokens<'_> {
+impl<'a> Tokens<'a> {
+    /// The checked tokens of a convolution, or what is wrong with them.
+    pub(crate) fn check(
+        conv: &Convolution,
+        sequences: &Sequences,
+        x: Rows<'a>,
+        history: Option<Elements<'a>>,
+    ) -> Result<Self> {
+        sequences.check(conv.sequences())?;
+        if sequences.continues() && !conv.has_history() {
+            return Err(Error::Missing { tensor: "history" });
+        }
+        let x = x.check("x", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
+        let size = conv.history_shape().iter().product();
+        check_optional("history", history, conv.has_history(), conv.dtype(), size)?;
+        Ok(Tokens { x, history, channels: conv.channels() })
+    }
+
     /// Columns of the token at a position of a sequence that is in range; negative ones are history.
     pub(crate) fn load(
         &self,

@@ -1,5 +1,6 @@
-use crate::cpu::buffer::{Source, check_optional};
-use crate::cpu::light_conv::{FilterPlan, check_tokens, zero_padding};
+use crate::cpu::buffer::check_optional;
+use crate::cpu::filter::FilterPlan;
+use crate::cpu::phase::Tokens;
 use crate::cpu::product::{Strides, product};
 use crate::cpu::scratch::Division;
 use crate::cpu::tiles::Tiles;
@@ -89,8 +90,8 @@ impl SpanKey {
         let conv = self.problem.depthwise();
         let (rows, channels, outputs) = (conv.sequences().tokens(), conv.channels(), self.problem.outputs());
         let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
-        let tokens = check_tokens(conv, sequences, x, history)?;
-        let query: Source<'_> = query.check("query", conv.dtype(), rows, outputs)?;
+        let tokens = Tokens::check(conv, sequences, x, history)?;
+        let query = query.check("query", conv.dtype(), rows, outputs)?;
         let dtype = conv.parameter_dtype();
         depthwise.check("depthwise", dtype, channels * conv.window().width())?;
         pointwise.check("pointwise", dtype, outputs * channels)?;
@@ -137,7 +138,8 @@ impl SpanKey {
                 (pointwise, Strides::column_major(channels)),
             );
             for piece in sequences.pieces(rows.clone()) {
-                zero_padding(&z, &piece, 0..outputs);
+                // SAFETY: tiles are disjoint in rows, and so are the pieces of one tile.
+                unsafe { z.zero(piece.padding.clone(), 0..outputs) };
                 for t in piece.tokens {
                     let row = piece.sequence.first + t;
                     query.load(row, 0, q);

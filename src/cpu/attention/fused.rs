@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::cpu::attention::{Call, all_finite, seen};
-use crate::cpu::light_conv::zero_padding;
 use crate::cpu::product::{Strides, product};
 use crate::cpu::scratch::Division;
 use crate::cpu::softmax::{OnlineSoftmax, scale_columns};
@@ -30,7 +29,8 @@ pub(super) fn run(call: &Call<'_>, worker_parts: &mut [f32], worker_len: usize) 
     tiles.for_each(worker_parts, worker_len, |rows, heads, scratch| {
         let column = heads.start * d;
         for piece in call.queries.pieces(rows) {
-            zero_padding(&call.y, &piece, column..column + d);
+            // SAFETY: tiles are disjoint in rows or heads, and the pieces of one tile in rows.
+            unsafe { call.y.zero(piece.padding.clone(), column..column + d) };
             if !piece.tokens.is_empty() {
                 attend(call, &piece, column, scratch);
             }

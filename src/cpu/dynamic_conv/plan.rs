@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::cpu::buffer::Source;
 use crate::cpu::dynamic_conv::token_lanes;
 use crate::cpu::phase::{Phase, Staged, Tokens};
 use crate::cpu::product::{Strides, product};
+use crate::cpu::rows::Source;
 use crate::cpu::softmax::normalize_columns;
 use crate::cpu::tiles::Tiles;
 use crate::cpu::transpose::transpose;
