@@ -1,4 +1,41 @@
-//! lightspan
+//! Convolutions that stand in for self-attention, as fused kernels: lightweight and dynamic convolution (Wu et al.
+//! 2019, <https://arxiv.org/abs/1901.10430>), span-based dynamic convolution (Jiang et al. 2020,
+//! <https://arxiv.org/abs/2008.02496>), and the attention and linear layers that they are composed and compared with.
+//!
+//! There are two doors:
+//!
+//! - **Tensors.** [`Tensor`] is numbers on a [`Device`]; [`ops`] are the operators on them. Start with
+//!   [`ops::light_conv`] and [`ops::dynamic_conv`].
+//! - **Buffers of your own.** [`cpu`] has every operator on slices, with token strides and scratch from the caller.
+//!
+//! What a call means is the same for both: a [`Window`] over time, how its weights are normalised ([`Normalize`]), how
+//! tokens group into [`Sequences`], put together and checked once as a [`problem`]. The [`reference`](mod@reference) computes
+//! every operator in `f64` and says how far a backend may be off.
+//!
+//! ```
+//! use lightspan::{Device, Normalize, Tensor, Window, ops};
+//!
+//! let device = Device::best();
+//! // One sequence of three tokens of two channels; two heads, each a causal filter of two taps.
+//! let x = Tensor::from_slice(&[1.0f32, 10.0, 2.0, 20.0, 3.0, 30.0], &[1, 3, 2], &device)?;
+//! let weight = Tensor::from_slice(&[0.5f32, 0.5, 0.0, 1.0], &[2, 2], &device)?;
+//! let options = ops::ConvOptions { normalize: Normalize::None, ..Default::default() };
+//! let y = ops::light_conv(&x, &weight, Window::causal(2)?, &options)?;
+//! assert_eq!(y.to_f32()?, [0.5, 10.0, 1.5, 20.0, 2.5, 30.0]);
+//! # Ok::<(), lightspan::Error>(())
+//! ```
+//!
+//! # Shapes
+//!
+//! Tensors are token-major and contiguous, channels fastest: `[batch, time, channels]`, or `[tokens, channels]` for a
+//! packed batch. In the documentation C is channels, H heads, K taps, r dilation, P left padding, D the channels of an
+//! attention head; channel c belongs to head c / (C / H).
+//!
+//! # Numbers
+//!
+//! Storage is f32, f16 or bf16; products, sums and softmax are f32, with one rounding at the end. A token outside its
+//! sequence reads as zero and its output is zero, whatever the memory there holds; a NaN stays in its own sequence.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cpu;
@@ -19,3 +56,8 @@ pub use half::{bf16, f16};
 pub use sequences::{Layout, Sequence, SequenceShape, Sequences};
 pub use tensor::Tensor;
 pub use window::{Normalize, Window};
+
+/// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -255,17 +255,6 @@ pub(crate) struct Piece {
     pub(crate) padding: Range<usize>,
 }
 
-impl Piece {
-    /// The tokens in parts of at most `length`; the padding is in none of them.
-    pub(crate) fn parts(&self, length: usize) -> impl Iterator<Item = Piece> + '_ {
-        self.tokens.clone().step_by(length).map(move |start| Piece {
-            tokens: start..(start + length).min(self.tokens.end),
-            padding: self.padding.end..self.padding.end,
-            ..*self
-        })
-    }
-}
-
 /// Token positions are computed in `isize`; half of its range leaves room for every sum of two.
 const MAX_TOKENS: usize = isize::MAX as usize / 2;
 

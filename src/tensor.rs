@@ -43,14 +43,28 @@ impl Tensor {
     pub fn from_slice<E: Element>(values: &[E], shape: &[usize], device: &Device) -> Result<Self> {
         check_count(values.len(), shape)?;
         let mut tensor = Tensor::zeros(shape, E::DTYPE, device)?;
-        match &mut tensor.storage {
+        tensor.write(values)?;
+        Ok(tensor)
+    }
+
+    /// Overwrites all numbers with `values`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Length`] unless there are as many, [`Error::DType`] unless they are of the tensor's type.
+    pub fn write<E: Element>(&mut self, values: &[E]) -> Result<()> {
+        check_count(values.len(), &self.shape)?;
+        if self.dtype != E::DTYPE {
+            return Err(Error::DType { tensor: "the tensor", expected: vec![self.dtype], got: E::DTYPE });
+        }
+        match &mut self.storage {
             Storage::Cpu(buffer) => match buffer.elements_mut() {
                 ElementsMut::F32(out) => out.copy_from_slice(bytemuck::cast_slice(values)),
                 ElementsMut::F16(out) => out.copy_from_slice(bytemuck::cast_slice(values)),
                 ElementsMut::BF16(out) => out.copy_from_slice(bytemuck::cast_slice(values)),
             },
         }
-        Ok(tensor)
+        Ok(())
     }
 
     /// `values`, rounded to `dtype`.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::Normalize;
-use crate::cpu::phase::{Phase, Staged, Tokens};
+use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
 use crate::cpu::softmax::normalize_columns;
 use crate::cpu::taps::SharedTaps;
 use crate::cpu::tiles::Tiles;
@@ -31,8 +31,7 @@ pub(crate) struct FilterPlan {
 
 impl FilterPlan {
     pub(crate) fn new(conv: &Convolution) -> Self {
-        // A tile of a dilated window falls into phases, which should not get too short.
-        let tile_tokens = 64 * conv.window().dilation().min(8);
+        let tile_tokens = tile_tokens(conv);
         let longest = conv.sequences().longest();
         FilterPlan {
             tokens: conv.sequences().tokens(),
@@ -63,6 +62,11 @@ impl FilterPlan {
     /// Tokens by channels.
     pub(crate) fn tiles(&self) -> Tiles {
         Tiles::new(self.tokens, self.channels, self.tile_tokens, self.tile_channels())
+    }
+
+    /// Tokens of a tile.
+    pub(crate) fn tile_tokens(&self) -> usize {
+        self.tile_tokens
     }
 
     /// The channels of each tile.
@@ -152,8 +156,7 @@ impl Filter<'_> {
         let (staged, stride) = (self.plan.staged, padded(columns.len()));
         let (rows, scratch) = scratch.split_at_mut(staged.len(columns.len()));
         let (out, edge) = scratch.split_at_mut(self.plan.tile_tokens * stride);
-        let parts = piece.parts(self.plan.tile_tokens);
-        for phase in parts.flat_map(|part| Phase::all(self.conv, part)) {
+        for phase in Phase::all(self.conv, piece) {
             phase.stage(tokens, columns.clone(), staged, rows);
             let blocks = columns.clone().step_by(BLOCK).map(|start| start..(start + BLOCK).min(columns.end));
             for (block, rows) in blocks.zip(rows.chunks_exact(staged.block_len())) {

@@ -1,8 +1,8 @@
 use crate::cpu::buffer::check_optional;
-use crate::cpu::product::{Strides, product};
+use crate::cpu::product::product_of_rows;
 use crate::cpu::scratch::Division;
-use crate::cpu::tiles::Tiles;
-use crate::cpu::{Elements, Rows, RowsMut};
+use crate::cpu::tiles::{Tiles, tile_rows};
+use crate::cpu::{Elements, Rows, RowsMut, padded};
 use crate::problem::{Activation, LinearProblem};
 use crate::{DType, Result};
 
@@ -25,8 +25,7 @@ pub struct LinearArgs<'a> {
     pub y: RowsMut<'a>,
 }
 
-/// Rows and outputs of a tile: a product large enough to be worth its packing.
-const TILE_ROWS: usize = 256;
+/// Outputs of a tile.
 const TILE_OUTPUTS: usize = 256;
 
 impl Linear {
@@ -50,14 +49,16 @@ impl Linear {
     }
 
     fn tile(&self) -> (usize, usize) {
-        (self.problem.rows().min(TILE_ROWS), self.problem.outputs().min(TILE_OUTPUTS))
+        (tile_rows(self.problem.rows()), self.problem.outputs().min(TILE_OUTPUTS))
     }
 
-    /// One tile of y, and the x and W that it needs where they are not f32.
+    /// One tile of y as columns and as rows, its bias, and the x and W that it needs where they are not f32.
     fn per_worker(&self) -> usize {
         let (rows, outputs) = self.tile();
         let copy = |count, dtype| if dtype == DType::F32 { 0 } else { count * self.problem.inputs() };
-        rows * outputs + copy(rows, self.problem.dtype()) + copy(outputs, self.problem.parameter_dtype())
+        (padded(rows) + rows + 1) * outputs
+            + copy(rows, self.problem.dtype())
+            + copy(outputs, self.problem.parameter_dtype())
     }
 
     /// Computes y.
@@ -81,25 +82,24 @@ impl Linear {
         let tiles = Tiles::new(problem.rows(), outputs, tile_rows, tile_outputs);
         tiles.for_each(worker_parts, self.scratch().worker_len(), |rows, columns, scratch| {
             let (tile, scratch) = scratch.split_at_mut(tile_rows * tile_outputs);
+            let (transposed, scratch) = scratch.split_at_mut(padded(tile_rows) * tile_outputs);
+            let (bias, scratch) = scratch.split_at_mut(tile_outputs);
+            match args.bias {
+                Some(given) => given.load(columns.start, &mut bias[..columns.len()]),
+                None => bias.fill(0.0),
+            }
             let copied_rows = if problem.dtype() == DType::F32 { 0 } else { tile_rows };
             let (x_copy, weight_copy) = scratch.split_at_mut(copied_rows * inputs);
             let (x, x_stride) = x.stage(rows.clone(), 0, inputs, x_copy);
             let (weight, _) = weight.stage(columns.clone(), 0, inputs, weight_copy);
-            product(
-                (rows.len(), columns.len(), inputs),
-                (tile, Strides::row_major(columns.len())),
-                false,
-                (x, Strides::row_major(x_stride)),
-                (weight, Strides::column_major(inputs)),
-            );
+            product_of_rows((rows.len(), columns.len(), inputs), (x, x_stride), weight, transposed, tile);
             for (row, tile) in rows.zip(tile.chunks_exact_mut(columns.len())) {
-                for (y, column) in tile.iter_mut().zip(columns.clone()) {
-                    *y += args.bias.map_or(0.0, |bias| bias.at(column));
-                    *y = match problem.activation_kind() {
-                        Activation::Identity => *y,
-                        Activation::Relu if *y < 0.0 => 0.0,
-                        Activation::Relu => *y,
-                    };
+                for (y, bias) in tile.iter_mut().zip(&*bias) {
+                    *y += bias;
+                }
+                match problem.activation_kind() {
+                    Activation::Identity => {}
+                    Activation::Relu => tile.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y }),
                 }
                 // SAFETY: tiles are disjoint in rows or columns, and so are the rows of one tile.
                 unsafe { y.store(row, columns.start, tile) };

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cpu::buffer::{Elements, check_optional};
 use crate::cpu::rows::{Rows, Source};
+use crate::cpu::tiles::tile_rows;
 use crate::problem::Convolution;
 use crate::sequences::Piece;
 use crate::{Error, Result, Sequences, Window};
@@ -76,9 +77,10 @@ pub(crate) struct Phase {
 
 impl Phase {
     /// The phases of the tokens of `piece`, each with at least one token.
-    pub(crate) fn all(conv: &Convolution, piece: Piece) -> impl Iterator<Item = Phase> {
+    pub(crate) fn all(conv: &Convolution, piece: &Piece) -> impl Iterator<Item = Phase> {
         let window = conv.window();
         let past = if conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
+        let piece = piece.clone();
         (0..window.dilation().min(piece.tokens.len())).map(move |residue| {
             let first = piece.tokens.start + residue;
             let count = (piece.tokens.end - first).div_ceil(window.dilation());
@@ -138,6 +140,13 @@ impl Phase {
             tokens.load(self.window, &self.piece, position, columns.clone(), staged, out);
         }
     }
+}
+
+/// Tokens of a tile: many enough that the halo and the packing of a product do not count, few enough that a tile stays
+/// in the second cache and that short inputs still make work for several threads. It does not depend on their number.
+pub(crate) fn tile_tokens(conv: &Convolution) -> usize {
+    // The tokens of a dilated window fall into phases, which should not get too short.
+    tile_rows(conv.sequences().tokens()) * conv.window().dilation().min(8)
 }
 
 /// How staged rows lie: `[blocks, rows, stride]`. Rows come from memory whole, one after another, and a block of their

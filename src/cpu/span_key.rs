@@ -1,10 +1,10 @@
 use crate::cpu::buffer::check_optional;
 use crate::cpu::filter::FilterPlan;
 use crate::cpu::phase::Tokens;
-use crate::cpu::product::{Strides, product};
+use crate::cpu::product::product_of_rows;
 use crate::cpu::scratch::Division;
 use crate::cpu::tiles::Tiles;
-use crate::cpu::{Elements, Rows, RowsMut};
+use crate::cpu::{Elements, Rows, RowsMut, padded};
 use crate::problem::SpanKeyProblem;
 use crate::{DType, Result, Sequences};
 
@@ -36,9 +36,6 @@ pub struct SpanKeyArgs<'a> {
     pub z: RowsMut<'a>,
 }
 
-/// Tokens of a tile: enough that the pointwise product is worth its packing.
-const TILE_TOKENS: usize = 256;
-
 impl SpanKey {
     /// Ready to run any call that `problem` describes.
     pub fn new(problem: SpanKeyProblem) -> Self {
@@ -69,15 +66,13 @@ impl SpanKey {
         if conv.parameter_dtype() == DType::F32 { 0 } else { self.problem.outputs() * conv.channels() }
     }
 
-    /// The scratch of the filter, the convolved tokens of a tile, their keys, and one query.
+    /// The scratch of the filter, the convolved tokens of a tile, their keys as columns and as rows, and one query.
     fn per_worker(&self) -> usize {
-        let tokens = self.tile_tokens();
+        let tokens = self.filter.tile_tokens();
         let outputs = self.problem.outputs();
-        self.filter.per_worker() + tokens * self.problem.depthwise().channels() + (tokens + 1) * outputs
-    }
-
-    fn tile_tokens(&self) -> usize {
-        self.problem.depthwise().sequences().tokens().min(TILE_TOKENS)
+        self.filter.per_worker()
+            + tokens * self.problem.depthwise().channels()
+            + (padded(tokens) + tokens + 1) * outputs
     }
 
     /// Computes z.
@@ -115,11 +110,12 @@ impl SpanKey {
         }
         let bias = &*bias;
 
-        let tiles = Tiles::new(rows, 1, self.tile_tokens(), 1);
+        let tiles = Tiles::new(rows, 1, self.filter.tile_tokens(), 1);
         tiles.for_each(worker_parts, self.scratch().worker_len(), |rows, _, scratch| {
             let (filter_scratch, scratch) = scratch.split_at_mut(self.filter.per_worker());
-            let (convolved, scratch) = scratch.split_at_mut(self.tile_tokens() * channels);
-            let (keys, q) = scratch.split_at_mut(self.tile_tokens() * outputs);
+            let (convolved, scratch) = scratch.split_at_mut(self.filter.tile_tokens() * channels);
+            let (columns, scratch) = scratch.split_at_mut(outputs * padded(self.filter.tile_tokens()));
+            let (keys, q) = scratch.split_at_mut(self.filter.tile_tokens() * outputs);
             let q = &mut q[..outputs];
             for piece in sequences.pieces(rows.clone()) {
                 for columns in self.filter.tile_columns() {
@@ -130,13 +126,7 @@ impl SpanKey {
                 }
             }
             // Rows of padding hold what was there before: their keys are not read.
-            product(
-                (rows.len(), outputs, channels),
-                (keys, Strides::row_major(outputs)),
-                false,
-                (convolved, Strides::row_major(channels)),
-                (pointwise, Strides::column_major(channels)),
-            );
+            product_of_rows((rows.len(), outputs, channels), (convolved, channels), pointwise, columns, keys);
             for piece in sequences.pieces(rows.clone()) {
                 // SAFETY: tiles are disjoint in rows, and so are the pieces of one tile.
                 unsafe { z.zero(piece.padding.clone(), 0..outputs) };

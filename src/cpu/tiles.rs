@@ -58,6 +58,11 @@ impl Tiles {
     }
 }
 
+/// Rows of a tile of `rows` rows: 64, or 16 to 48 where there are few.
+pub(crate) fn tile_rows(rows: usize) -> usize {
+    (rows / 8).next_multiple_of(16).clamp(16, 64)
+}
+
 /// Threads that share the work: what scratch is measured by.
 pub(crate) fn workers() -> usize {
     rayon::current_num_threads()

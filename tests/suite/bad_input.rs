@@ -313,6 +313,13 @@ fn tensors() {
         ),
     ]);
     each([(zeros([2], F32).to_vec::<bf16>(), dtype("the tensor", BF16, F32))]);
+    let mut tensor = zeros([2, 2], F32);
+    each([
+        (tensor.write(&[1.0f32; 3]), length(4, 3)),
+        (tensor.write(&[bf16::ONE; 4]), dtype("the tensor", F32, BF16)),
+    ]);
+    tensor.write(&[1.0f32, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!(tensor.to_f32().unwrap(), [1.0, 2.0, 3.0, 4.0]);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use crate::{dynamic_conv, light_conv, span_conv};
 
 /// A drawn call of any of the convolutions.
 enum Call {
-    Light(light_conv::Call),
-    Dynamic(dynamic_conv::Call),
-    Span(span_conv::Call),
+    Light(Box<light_conv::Call>),
+    Dynamic(Box<dynamic_conv::Call>),
+    Span(Box<span_conv::Call>),
 }
 
 const KINDS: usize = 4;
@@ -20,10 +20,13 @@ const KINDS: usize = 4;
 impl Call {
     fn draw(kind: usize, case: &ConvCase) -> Self {
         match kind {
-            0 => Call::Light(light_conv::Call::draw(case)),
-            1 => Call::Dynamic(dynamic_conv::Call::draw(case, Generator::Given)),
-            2 => Call::Dynamic(dynamic_conv::Call::draw(case, Generator::Own { weight_bias: true })),
-            _ => Call::Span(span_conv::Call::draw(case, 7)),
+            0 => Call::Light(Box::new(light_conv::Call::draw(case))),
+            1 => Call::Dynamic(Box::new(dynamic_conv::Call::draw(case, Generator::Given))),
+            2 => {
+                let generator = Generator::Own { weight_bias: true };
+                Call::Dynamic(Box::new(dynamic_conv::Call::draw(case, generator)))
+            }
+            _ => Call::Span(Box::new(span_conv::Call::draw(case, 7))),
         }
     }
 

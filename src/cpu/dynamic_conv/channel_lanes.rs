@@ -18,18 +18,16 @@ pub(super) fn convolve(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) {
     let (staged, stride) = (tile.plan.staged, tile.plan.out_stride());
-    for part in piece.parts(tile.plan.part) {
-        for phase in Phase::all(tile.conv, part) {
-            for group in tile.groups() {
-                let (rows, out) = scratch.split_at_mut(staged.len(group.len()));
-                phase.stage(tile.tokens, group.clone(), staged, rows);
-                for (columns, rows) in tile.blocks(group.clone()).zip(rows.chunks_exact(staged.block_len())) {
-                    let out = &mut out[columns.start - group.start..];
-                    Arch::new().dispatch(Block { tile, phase: &phase, columns, rows, out });
-                }
-                for (i, out) in out.chunks(stride).take(phase.count()).enumerate() {
-                    sink(phase.token_row(i), group.start, &out[..group.len()]);
-                }
+    for phase in Phase::all(tile.conv, piece) {
+        for group in tile.groups() {
+            let (rows, out) = scratch.split_at_mut(staged.len(group.len()));
+            phase.stage(tile.tokens, group.clone(), staged, rows);
+            for (columns, rows) in tile.blocks(group.clone()).zip(rows.chunks_exact(staged.block_len())) {
+                let out = &mut out[columns.start - group.start..];
+                Arch::new().dispatch(Block { tile, phase: &phase, columns, rows, out });
+            }
+            for (i, out) in out.chunks(stride).take(phase.count()).enumerate() {
+                sink(phase.token_row(i), group.start, &out[..group.len()]);
             }
         }
     }

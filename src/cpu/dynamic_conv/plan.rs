@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::cpu::dynamic_conv::token_lanes;
-use crate::cpu::phase::{Phase, Staged, Tokens};
+use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::rows::Source;
 use crate::cpu::softmax::normalize_columns;
@@ -60,8 +60,6 @@ pub(super) struct Plan {
     /// From one tap to the next in the taps of a tile, which are `[heads, K, tokens]`.
     pub(super) tap_stride: usize,
     head_channels: usize,
-    /// Tokens that are convolved together.
-    pub(super) part: usize,
     /// Channels that are staged together: whole blocks of them.
     group: usize,
     /// How rows are staged where lanes are channels. A block is whole heads, or part of one.
@@ -89,10 +87,9 @@ impl Plan {
     pub(super) fn new(problem: &DynamicConvProblem) -> Self {
         let conv = problem.convolution();
         let (width, r) = (conv.window().width(), conv.head_channels());
-        // The taps of a tile should stay in the second cache, and the product that makes them be worth its packing.
+        // The taps of a tile should stay in the second cache.
         let tile_heads = (512 / width).clamp(1, conv.heads());
-        let tile_tokens = (65_536 / (tile_heads * width)).next_multiple_of(16).clamp(32, 256);
-        let tile_tokens = tile_tokens.min(padded(conv.sequences().tokens().max(1)));
+        let tile_tokens = tile_tokens(conv);
         let (query, generator) = match problem.taps() {
             Taps::Given => (if conv.parameter_dtype() == DType::F32 { 0 } else { tile_heads * width }, 0),
             Taps::Generated { query_channels, query, .. } => {
@@ -104,8 +101,6 @@ impl Plan {
         let (reach, r_is_blocks) = (conv.window().reach(), r.is_multiple_of(BLOCK));
         let block = if r >= BLOCK { BLOCK } else { r * (BLOCK / r).min(tile_heads) };
         let group = if r >= BLOCK && !r_is_blocks { r.min(GROUP) } else { block * (GROUP / block) };
-        // Phases of a dilated window should not get too short.
-        let part = (64 * conv.window().dilation().min(8)).min(tile_tokens);
         Plan {
             tokens: conv.sequences().tokens(),
             channels: conv.channels(),
@@ -117,13 +112,12 @@ impl Plan {
             // tokens to run over.
             tap_stride: tile_tokens + 16,
             head_channels: r,
-            part,
             group: group.min(tile_heads * r),
             staged: Staged {
                 block,
                 // Room for the last vector of a head to run over.
                 stride: padded(block) + 16,
-                rows: Phase::max_rows(conv, part, conv.sequences().longest()),
+                rows: Phase::max_rows(conv, tile_tokens, conv.sequences().longest()),
             },
             query: query * tile_tokens,
             generator,
@@ -178,7 +172,7 @@ impl Plan {
     /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; staged rows
     /// and outputs of a group; what lanes of tokens want.
     pub(super) fn per_worker(&self) -> usize {
-        let by_channel = self.staged.len(self.group) + self.part * self.out_stride();
+        let by_channel = self.staged.len(self.group) + self.tile_tokens * self.out_stride();
         let by_token = self.token_lanes.map_or(0, |_| token_lanes::scratch_len(self));
         self.taps_len() + self.query.max(by_channel).max(by_token)
     }
