@@ -4,21 +4,19 @@ use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::light_conv;
 use crate::support::{
-    CHANNELS, Group, HEADS, LENGTHS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
-    shape, tensor, tokens,
+    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, shape,
+    tensor, tokens,
 };
 use crate::unfused::Unfused;
 
-pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
+/// The operator and its unfused composition on sequences of `time`.
+pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    let mut group = criterion.benchmark_group("dynamic_conv_by_length");
-    for time in LENGTHS {
-        measure_copy(&mut group, time, TOKENS);
-        measure_fused(&mut group, BenchmarkId::new("fused", time), time, window, DType::F32)?;
-        measure_unfused(&mut group, BenchmarkId::new("unfused", time), time, window)?;
-    }
-    group.finish();
+    measure_fused(group, BenchmarkId::new("dynamic_conv", time), time, window, DType::F32)?;
+    measure_unfused(group, BenchmarkId::new("dynamic_conv unfused", time), time, window)
+}
 
+pub(crate) fn by_width(criterion: &mut Criterion) -> Result<()> {
     // What a dynamic convolution cannot avoid is its generating product, and a pass over x: `f32` is to be set against
     // `product` and `light_conv` together, and all above that is the price of taps that differ from token to token.
     let mut group = criterion.benchmark_group("dynamic_conv_by_width");
@@ -31,6 +29,7 @@ pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
         light_conv::measure_fused(&mut group, id, TIME, window, DType::F32)?;
         measure_unfused(&mut group, BenchmarkId::new("unfused", width), TIME, window)?;
     }
+    let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
         measure_fused(&mut group, BenchmarkId::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
         let id = BenchmarkId::new(format!("product_{dtype}"), WIDTH);

@@ -3,21 +3,19 @@ use lightspan::problem::LightConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
 use crate::support::{
-    CHANNELS, Group, HEADS, LENGTHS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
-    shape, tensor, tokens,
+    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, shape,
+    tensor, tokens,
 };
 use crate::unfused::Unfused;
 
-pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
+/// The operator and its unfused composition on sequences of `time`.
+pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    let mut group = criterion.benchmark_group("light_conv_by_length");
-    for time in LENGTHS {
-        measure_copy(&mut group, time, TOKENS);
-        measure_fused(&mut group, BenchmarkId::new("fused", time), time, window, DType::F32)?;
-        measure_unfused(&mut group, BenchmarkId::new("unfused", time), time, window)?;
-    }
-    group.finish();
+    measure_fused(group, BenchmarkId::new("light_conv", time), time, window, DType::F32)?;
+    measure_unfused(group, BenchmarkId::new("light_conv unfused", time), time, window)
+}
 
+pub(crate) fn by_width(criterion: &mut Criterion) -> Result<()> {
     let mut group = criterion.benchmark_group("light_conv_by_width");
     measure_copy(&mut group, "f32", TOKENS);
     for width in WIDTHS {
@@ -25,6 +23,7 @@ pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
         measure_fused(&mut group, BenchmarkId::new("f32", width), TIME, window, DType::F32)?;
         measure_unfused(&mut group, BenchmarkId::new("unfused", width), TIME, window)?;
     }
+    let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
         measure_fused(&mut group, BenchmarkId::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
     }

@@ -7,7 +7,7 @@ use crate::support::{CHANNELS, Group, LENGTHS, measure, measure_copy, noise, ten
 use crate::unfused::product;
 
 /// A linear layer from C to C channels. It knows nothing of sequences, so here the lengths are rows in all.
-pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
+pub(crate) fn by_rows(criterion: &mut Criterion) -> Result<()> {
     let mut group = criterion.benchmark_group("linear_by_rows");
     for rows in LENGTHS {
         measure_copy(&mut group, rows, rows);

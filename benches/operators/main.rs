@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench                                      everything, some ten minutes
 //! cargo bench -- light_conv_by_width               one group
-//! cargo bench -- 'attention_by_length/.*/1024'     one length
+//! cargo bench -- 'by_length/.*/1024$'              one length
 //! cargo bench -- --quick                           a rough answer
 //! ```
 //!
@@ -32,11 +32,25 @@ fn main() -> lightspan::Result<()> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    light_conv::bench(&mut criterion)?;
-    dynamic_conv::bench(&mut criterion)?;
-    span_conv::bench(&mut criterion)?;
-    linear::bench(&mut criterion)?;
-    attention::bench(&mut criterion)?;
+    by_length(&mut criterion)?;
+    light_conv::by_width(&mut criterion)?;
+    dynamic_conv::by_width(&mut criterion)?;
+    linear::by_rows(&mut criterion)?;
     criterion.final_summary();
+    Ok(())
+}
+
+/// Convolutions, what people write without them, and attention, with the same number of tokens in longer and longer
+/// sequences.
+fn by_length(criterion: &mut Criterion) -> lightspan::Result<()> {
+    let mut group = criterion.benchmark_group("by_length");
+    for time in support::LENGTHS {
+        support::measure_copy(&mut group, time, support::TOKENS);
+        light_conv::by_length(&mut group, time)?;
+        dynamic_conv::by_length(&mut group, time)?;
+        span_conv::by_length(&mut group, time)?;
+        attention::by_length(&mut group, time)?;
+    }
+    group.finish();
     Ok(())
 }

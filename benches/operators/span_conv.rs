@@ -1,23 +1,17 @@
-use criterion::{BenchmarkId, Criterion};
+use criterion::BenchmarkId;
 use lightspan::problem::SpanConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
 use crate::support::{
-    CHANNELS, Group, HEADS, LENGTHS, TOKENS, WIDTH, convolution, measure, measure_copy, noise, shape, tensor,
-    tokens,
+    CHANNELS, Group, HEADS, TOKENS, WIDTH, convolution, measure, noise, shape, tensor, tokens,
 };
 use crate::unfused::{SpanConv, Unfused};
 
-pub(crate) fn bench(criterion: &mut Criterion) -> Result<()> {
+/// The operator and its unfused composition on sequences of `time`.
+pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    let mut group = criterion.benchmark_group("span_conv_by_length");
-    for time in LENGTHS {
-        measure_copy(&mut group, time, TOKENS);
-        measure_fused(&mut group, time, window)?;
-        measure_unfused(&mut group, time, window)?;
-    }
-    group.finish();
-    Ok(())
+    measure_fused(group, time, window)?;
+    measure_unfused(group, time, window)
 }
 
 /// As many channels A in the key and the values as C in x.
@@ -34,7 +28,7 @@ fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<(
         Ok([tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?])
     };
     let bytes = problem(time, window)?.bytes();
-    measure(group, BenchmarkId::new("fused", time), bytes, make, |[x, query, value, y]| {
+    measure(group, BenchmarkId::new("span_conv", time), bytes, make, |[x, query, value, y]| {
         let tensors = ops::SpanConvTensors {
             x,
             query,
@@ -55,7 +49,7 @@ fn measure_unfused(group: &mut Group<'_>, time: usize, window: Window) -> Result
     let mut unfused = Unfused::new(shape(time, window));
     let make = || Ok([(); 4].map(|()| noise(TOKENS * CHANNELS)));
     let bytes = problem(time, window)?.bytes();
-    measure(group, BenchmarkId::new("unfused", time), bytes, make, |[x, query, value, y]| {
+    measure(group, BenchmarkId::new("span_conv unfused", time), bytes, make, |[x, query, value, y]| {
         let inputs =
             SpanConv { x, query, value, depthwise: &depthwise, pointwise: &pointwise, weight: &weight };
         unfused.span_conv(&inputs, y)
