@@ -29,7 +29,7 @@ fn measure_attention(
 ) -> Result<()> {
     let dtype = DType::F32;
     let shape = sequences(time)?.shape();
-    let problem = AttentionProblem::new(shape, shape, HEADS, CHANNELS / HEADS, dtype)?.mask(mask);
+    let problem = AttentionProblem::new(shape, shape, HEADS, CHANNELS / HEADS, dtype)?.with_mask(mask);
     let options = ops::AttentionOptions { kind, mask, ..Default::default() };
     let make = || -> Result<[Tensor; 4]> {
         Ok([tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?])

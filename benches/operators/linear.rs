@@ -19,7 +19,9 @@ pub(crate) fn by_rows(criterion: &mut Criterion) -> Result<()> {
 }
 
 fn problem(rows: usize) -> Result<LinearProblem> {
-    Ok(LinearProblem::new(rows, CHANNELS, CHANNELS, DType::F32)?.bias(true).activation(Activation::Relu))
+    Ok(LinearProblem::new(rows, CHANNELS, CHANNELS, DType::F32)?
+        .with_bias(true)
+        .with_activation(Activation::Relu))
 }
 
 fn measure_fused(group: &mut Group<'_>, rows: usize) -> Result<()> {

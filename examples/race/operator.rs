@@ -54,7 +54,7 @@ impl Operator {
             Operator::SpanConv => Problem::SpanConv(SpanConvProblem::new(channels, conv)?),
             Operator::NaiveAttention | Operator::FusedAttention | Operator::LocalAttention => {
                 let attention = AttentionProblem::new(shape, shape, heads, conv.head_channels(), dtype)?;
-                Problem::Attention(attention.mask(self.mask(setting)))
+                Problem::Attention(attention.with_mask(self.mask(setting)))
             }
         })
     }

@@ -111,7 +111,7 @@ struct Call<'a> {
 /// The keys that query `t` of a sequence sees.
 fn seen(problem: &AttentionProblem, queries: Sequence, keys: Sequence, t: usize) -> std::ops::Range<usize> {
     let room = |s: Sequence| (s.length + s.padding) as isize;
-    problem.key_mask().keys(t as isize + room(keys) - room(queries), keys.length)
+    problem.mask().keys(t as isize + room(keys) - room(queries), keys.length)
 }
 
 /// Whether `rows` rows of `columns` numbers, `stride` apart, are all finite.

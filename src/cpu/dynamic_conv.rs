@@ -85,7 +85,7 @@ impl DynamicConv {
         let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
         let tokens = Tokens::check(conv, sequences, x, history)?;
         let source = self.check_taps(taps, tokens.x)?;
-        check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
+        check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
@@ -116,7 +116,7 @@ impl DynamicConv {
     fn check_taps<'a>(&self, taps: TapArgs<'a>, x: Source<'a>) -> Result<TapSource<'a>> {
         let conv = self.problem.convolution();
         let (tokens, logits) = (conv.sequences().tokens(), self.problem.logits());
-        let dtype = conv.parameter_dtype();
+        let dtype = conv.parameters();
         match (self.problem.taps(), taps) {
             (Taps::Given, TapArgs::Given { logits: given }) => {
                 Ok(TapSource::Given(given.check("logits", dtype, tokens, logits)?))

@@ -40,7 +40,7 @@ impl FilterPlan {
             width: conv.window().width(),
             tile_tokens,
             staged: Staged { block: BLOCK, stride: BLOCK, rows: Phase::max_rows(conv, tile_tokens, longest) },
-            edges: conv.normalization() == Normalize::SoftmaxInRange,
+            edges: conv.normalize() == Normalize::SoftmaxInRange,
         }
     }
 
@@ -88,7 +88,7 @@ impl FilterPlan {
         let (taps, expanded_bias) = rest.split_at_mut(self.width * channels);
         by_head.fill(0.0);
         load_taps(weight, 0..self.heads, self.width, 0..self.width, by_head, heads);
-        normalize_columns(by_head, self.width, heads, conv.normalization());
+        normalize_columns(by_head, self.width, heads, conv.normalize());
         taps.fill(0.0);
         expand(by_head, heads, conv.head_channels(), 0..self.channels, taps, channels);
         expanded_bias.fill(0.0);

@@ -62,8 +62,8 @@ impl LightConv {
         let LightConvArgs { sequences, x, weight, bias, history, y } = args;
         let tokens = Tokens::check(conv, sequences, x, history)?;
         let [heads, width] = self.problem.weight_shape();
-        weight.check("weight", conv.parameter_dtype(), heads * width)?;
-        check_optional("bias", bias, conv.has_bias(), conv.parameter_dtype(), conv.channels())?;
+        weight.check("weight", conv.parameters(), heads * width)?;
+        check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 

@@ -58,7 +58,7 @@ impl Linear {
         let copy = |count, dtype| if dtype == DType::F32 { 0 } else { count * self.problem.inputs() };
         (padded(rows) + rows + 1) * outputs
             + copy(rows, self.problem.dtype())
-            + copy(outputs, self.problem.parameter_dtype())
+            + copy(outputs, self.problem.parameters())
     }
 
     /// Computes y.
@@ -71,10 +71,9 @@ impl Linear {
         let problem = &self.problem;
         let (inputs, outputs) = (problem.inputs(), problem.outputs());
         let x = args.x.check("x", problem.dtype(), problem.rows(), inputs)?;
-        args.weight.check("weight", problem.parameter_dtype(), outputs * inputs)?;
-        check_optional("bias", args.bias, problem.has_bias(), problem.parameter_dtype(), outputs)?;
-        let weight =
-            Rows::contiguous(args.weight).check("weight", problem.parameter_dtype(), outputs, inputs)?;
+        args.weight.check("weight", problem.parameters(), outputs * inputs)?;
+        check_optional("bias", args.bias, problem.has_bias(), problem.parameters(), outputs)?;
+        let weight = Rows::contiguous(args.weight).check("weight", problem.parameters(), outputs, inputs)?;
         let y = args.y.check("y", problem.dtype(), problem.rows(), outputs)?;
         let (_, worker_parts) = self.scratch().split(scratch)?;
 
@@ -97,7 +96,7 @@ impl Linear {
                 for (y, bias) in tile.iter_mut().zip(&*bias) {
                     *y += bias;
                 }
-                match problem.activation_kind() {
+                match problem.activation() {
                     Activation::Identity => {}
                     Activation::Relu => tile.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y }),
                 }

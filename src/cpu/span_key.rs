@@ -63,7 +63,7 @@ impl SpanKey {
 
     fn pointwise_copy(&self) -> usize {
         let conv = self.problem.depthwise();
-        if conv.parameter_dtype() == DType::F32 { 0 } else { self.problem.outputs() * conv.channels() }
+        if conv.parameters() == DType::F32 { 0 } else { self.problem.outputs() * conv.channels() }
     }
 
     /// The scratch of the filter, the convolved tokens of a tile, their keys as columns and as rows, and one query.
@@ -87,11 +87,11 @@ impl SpanKey {
         let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
         let tokens = Tokens::check(conv, sequences, x, history)?;
         let query = query.check("query", conv.dtype(), rows, outputs)?;
-        let dtype = conv.parameter_dtype();
+        let dtype = conv.parameters();
         depthwise.check("depthwise", dtype, channels * conv.window().width())?;
         pointwise.check("pointwise", dtype, outputs * channels)?;
         check_optional("key_bias", key_bias, self.problem.has_key_bias(), dtype, outputs)?;
-        let z = z.check("z", self.problem.output_dtype(), rows, outputs)?;
+        let z = z.check("z", self.problem.output(), rows, outputs)?;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
         let (filter, shared) = shared.split_at_mut(self.filter.shared());

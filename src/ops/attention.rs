@@ -78,9 +78,9 @@ fn describe(
     }
     let mut problem =
         AttentionProblem::new(queries.shape(), keys.shape(), heads, channels / heads, q.dtype())?
-            .mask(options.mask);
+            .with_mask(options.mask);
     if let Some(scale) = options.scale {
-        problem = problem.scale(scale)?;
+        problem = problem.with_scale(scale)?;
     }
     let shape = keys.shape().tensor(channels);
     check::operand("k", k, q, q.dtype(), &shape)?;

@@ -123,12 +123,12 @@ fn describe(
     let mut query_channels = conv.channels();
     if let Some(query) = options.query {
         query_channels = query.shape().last().copied().unwrap_or(0);
-        problem = problem.query(query_channels, query.dtype())?;
+        problem = problem.with_query(query_channels, query.dtype())?;
         let shape = sequences.shape().tensor(query_channels);
         check::operand("query", query, x, query.dtype(), &shape)?;
     }
-    let problem = problem.weight_bias(options.weight_bias.is_some())?;
-    let dtype = conv.parameter_dtype();
+    let problem = problem.with_weight_bias(options.weight_bias.is_some())?;
+    let dtype = conv.parameters();
     check::operand("weight", weight, x, dtype, &[problem.logits(), query_channels])?;
     check::optional("weight_bias", options.weight_bias, x, dtype, &[problem.logits()])?;
     Ok((problem, sequences))
@@ -148,7 +148,7 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
     };
     let (conv, sequences) = convolution(x, heads, window, ("logits", logits), options)?;
     expected.extend([heads, window.width()]);
-    check::operand("logits", logits, x, conv.parameter_dtype(), &expected)?;
+    check::operand("logits", logits, x, conv.parameters(), &expected)?;
     Ok((DynamicConvProblem::given(conv)?, sequences))
 }
 

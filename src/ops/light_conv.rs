@@ -70,7 +70,7 @@ fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'
     let [heads, _] = check::matrix("weight", weight)?;
     let (conv, sequences) = convolution(x, heads, window, ("weight", weight), options)?;
     let problem = LightConvProblem::new(conv);
-    check::operand("weight", weight, x, conv.parameter_dtype(), &problem.weight_shape())?;
+    check::operand("weight", weight, x, conv.parameters(), &problem.weight_shape())?;
     Ok((problem, sequences))
 }
 
@@ -85,11 +85,11 @@ pub(crate) fn convolution(
     same_or_f32(name, x.dtype(), parameter.dtype())?;
     let (channels, sequences) = check::tokens("x", x, options.sequences)?;
     let conv = Convolution::new(sequences.shape(), channels, heads, window, x.dtype())?
-        .normalize(options.normalize)
-        .bias(options.bias.is_some())
-        .parameters(parameter.dtype())?
-        .history(options.history.is_some())?;
-    check::optional("bias", options.bias, x, conv.parameter_dtype(), &[channels])?;
+        .with_normalize(options.normalize)
+        .with_bias(options.bias.is_some())
+        .with_parameters(parameter.dtype())?
+        .with_history(options.history.is_some())?;
+    check::optional("bias", options.bias, x, conv.parameters(), &[channels])?;
     check::optional("history", options.history, x, conv.dtype(), &conv.history_shape())?;
     if sequences.continues() && options.history.is_none() {
         return Err(crate::Error::Missing { tensor: "history" });

@@ -57,11 +57,11 @@ fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<
     }
     same_or_f32("weight", x.dtype(), weight.dtype())?;
     let problem = LinearProblem::new(rows.iter().product(), inputs, outputs, x.dtype())?
-        .activation(options.activation)
-        .bias(options.bias.is_some())
-        .parameters(weight.dtype())?;
-    check::operand("weight", weight, x, problem.parameter_dtype(), &[outputs, inputs])?;
-    check::optional("bias", options.bias, x, problem.parameter_dtype(), &[outputs])?;
+        .with_activation(options.activation)
+        .with_bias(options.bias.is_some())
+        .with_parameters(weight.dtype())?;
+    check::operand("weight", weight, x, problem.parameters(), &[outputs, inputs])?;
+    check::optional("bias", options.bias, x, problem.parameters(), &[outputs])?;
     Ok(problem)
 }
 

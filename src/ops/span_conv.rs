@@ -99,14 +99,14 @@ fn describe(
     let [outputs, _] = check::matrix("pointwise", pointwise)?;
     same_or_f32("weight", x.dtype(), weight.dtype())?;
     let conv = Convolution::new(sequences.shape(), outputs, heads, window, x.dtype())?
-        .normalize(options.normalize)
-        .bias(options.bias.is_some())
-        .parameters(weight.dtype())?
-        .history(options.history.is_some())?;
+        .with_normalize(options.normalize)
+        .with_bias(options.bias.is_some())
+        .with_parameters(weight.dtype())?
+        .with_history(options.history.is_some())?;
     let problem = SpanConvProblem::new(channels, conv)?
-        .key_bias(options.key_bias.is_some())
-        .weight_bias(options.weight_bias.is_some())?;
-    let (dtype, logits) = (conv.parameter_dtype(), problem.conv().logits());
+        .with_key_bias(options.key_bias.is_some())
+        .with_weight_bias(options.weight_bias.is_some())?;
+    let (dtype, logits) = (conv.parameters(), problem.conv().logits());
     let tokens = sequences.shape().tensor(outputs);
     check::operand("query", query, x, x.dtype(), &tokens)?;
     check::operand("value", value, x, x.dtype(), &tokens)?;

@@ -42,7 +42,7 @@ pub fn span_key(
     options: &SpanKeyOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe(tensors, window, options)?;
-    let mut z = Tensor::zeros(tensors.query.shape(), call.0.output_dtype(), tensors.x.device())?;
+    let mut z = Tensor::zeros(tensors.query.shape(), call.0.output(), tensors.x.device())?;
     launch(&call, tensors, options, &mut z)?;
     Ok(z)
 }
@@ -59,7 +59,7 @@ pub fn span_key_into(
     options: &SpanKeyOptions<'_>,
 ) -> Result<()> {
     let call = describe(tensors, window, options)?;
-    check::operand("z", z, tensors.x, call.0.output_dtype(), tensors.query.shape())?;
+    check::operand("z", z, tensors.x, call.0.output(), tensors.query.shape())?;
     launch(&call, tensors, options, z)
 }
 
@@ -71,12 +71,12 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     let [outputs, _] = check::matrix("pointwise", pointwise)?;
     same_or_f32("depthwise", x.dtype(), depthwise.dtype())?;
     let problem = SpanKeyProblem::new(sequences.shape(), channels, outputs, window, x.dtype())?
-        .parameters(depthwise.dtype())?
-        .key_bias(options.key_bias.is_some())
-        .history(options.history.is_some())?
-        .output(options.output.unwrap_or(x.dtype()))?;
+        .with_parameters(depthwise.dtype())?
+        .with_key_bias(options.key_bias.is_some())
+        .with_history(options.history.is_some())?
+        .with_output(options.output.unwrap_or(x.dtype()))?;
     let conv = problem.depthwise();
-    let dtype = conv.parameter_dtype();
+    let dtype = conv.parameters();
     check::operand("query", query, x, x.dtype(), &sequences.shape().tensor(outputs))?;
     check::operand("depthwise", depthwise, x, dtype, &[channels, window.width()])?;
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;

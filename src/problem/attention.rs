@@ -100,7 +100,7 @@ impl AttentionProblem {
     /// # Errors
     ///
     /// [`Error::NotFinite`] for a scale that is infinite or not a number.
-    pub fn scale(mut self, scale: f32) -> Result<Self> {
+    pub fn with_scale(mut self, scale: f32) -> Result<Self> {
         if !scale.is_finite() {
             return Err(Error::NotFinite { what: "scale", got: scale });
         }
@@ -109,7 +109,7 @@ impl AttentionProblem {
     }
 
     /// With only the keys that `mask` allows.
-    pub const fn mask(mut self, mask: Mask) -> Self {
+    pub const fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
         self
     }
@@ -140,12 +140,12 @@ impl AttentionProblem {
     }
 
     /// What the scores are multiplied by.
-    pub const fn score_scale(&self) -> f32 {
+    pub const fn scale(&self) -> f32 {
         f32::from_bits(self.scale)
     }
 
     /// Which keys a query sees.
-    pub const fn key_mask(&self) -> Mask {
+    pub const fn mask(&self) -> Mask {
         self.mask
     }
 
@@ -195,8 +195,9 @@ mod tests {
             for (left, right) in bounds.iter().flat_map(|&l| bounds.iter().map(move |&r| (l, r))) {
                 let mask = Mask::local(left, right);
                 let shape = |time| Sequences::batch(2, time).unwrap().shape();
-                let problem =
-                    AttentionProblem::new(shape(queries), shape(keys), 3, 5, DType::F32).unwrap().mask(mask);
+                let problem = AttentionProblem::new(shape(queries), shape(keys), 3, 5, DType::F32)
+                    .unwrap()
+                    .with_mask(mask);
                 let seen: usize = (0..queries)
                     .map(|i| mask.keys(i as isize + keys as isize - queries as isize, keys).len())
                     .sum();

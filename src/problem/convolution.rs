@@ -53,13 +53,13 @@ impl Convolution {
     }
 
     /// With the weights normalised as `normalize` says.
-    pub const fn normalize(mut self, normalize: Normalize) -> Self {
+    pub const fn with_normalize(mut self, normalize: Normalize) -> Self {
         self.normalize = normalize;
         self
     }
 
     /// With or without a bias `[C]`.
-    pub const fn bias(mut self, bias: bool) -> Self {
+    pub const fn with_bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
     }
@@ -69,7 +69,7 @@ impl Convolution {
     /// # Errors
     ///
     /// [`Error::DType`] for any other.
-    pub fn parameters(mut self, dtype: DType) -> Result<Self> {
+    pub fn with_parameters(mut self, dtype: DType) -> Result<Self> {
         same_or_f32("parameters", self.dtype, dtype)?;
         self.parameters = dtype;
         Ok(self)
@@ -81,7 +81,7 @@ impl Convolution {
     ///
     /// [`Error::HistoryNotCausal`] where the window looks ahead, [`Error::TooLarge`] where the history could not be
     /// addressed.
-    pub fn history(mut self, history: bool) -> Result<Self> {
+    pub fn with_history(mut self, history: bool) -> Result<Self> {
         if history {
             self.window.check_history()?;
             addressable("history", &[self.sequences.sequences(), self.window.reach(), self.channels])?;
@@ -116,7 +116,7 @@ impl Convolution {
     }
 
     /// How the weights are normalised.
-    pub const fn normalization(&self) -> Normalize {
+    pub const fn normalize(&self) -> Normalize {
         self.normalize
     }
 
@@ -126,7 +126,7 @@ impl Convolution {
     }
 
     /// Type of weights, generator, biases and given logits.
-    pub const fn parameter_dtype(&self) -> DType {
+    pub const fn parameters(&self) -> DType {
         self.parameters
     }
 

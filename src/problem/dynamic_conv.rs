@@ -55,7 +55,7 @@ impl DynamicConvProblem {
     /// [`Error::ZeroSize`](crate::Error::ZeroSize) for no channels, [`Error::DType`](crate::Error::DType) for
     /// another type, [`Error::TooLarge`](crate::Error::TooLarge) where a tensor could not be addressed,
     /// [`Error::Surplus`](crate::Error::Surplus) where the logits are given.
-    pub fn query(mut self, channels: usize, dtype: DType) -> Result<Self> {
+    pub fn with_query(mut self, channels: usize, dtype: DType) -> Result<Self> {
         nonzero("query channels", channels)?;
         same_or_f32("query", self.convolution.dtype(), dtype)?;
         match &mut self.taps {
@@ -73,7 +73,7 @@ impl DynamicConvProblem {
     /// # Errors
     ///
     /// [`Error::Surplus`](crate::Error::Surplus) where the logits are given.
-    pub fn weight_bias(mut self, bias: bool) -> Result<Self> {
+    pub fn with_weight_bias(mut self, bias: bool) -> Result<Self> {
         match &mut self.taps {
             Taps::Given if bias => Err(crate::Error::Surplus { tensor: "weight_bias" }),
             Taps::Given => Ok(self),
@@ -122,7 +122,7 @@ impl DynamicConvProblem {
     /// Bytes that must move: x, y, bias and history, and the logits or the generator and a separate query, once each.
     pub fn bytes(&self) -> u64 {
         let tokens = self.convolution.sequences().tokens();
-        let parameter = self.convolution.parameter_dtype().size() as u64;
+        let parameter = self.convolution.parameters().size() as u64;
         let taps = match self.taps {
             Taps::Given => count(&[tokens, self.logits()]) * parameter,
             Taps::Generated { query_channels, query, weight_bias } => {

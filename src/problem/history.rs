@@ -17,7 +17,7 @@ impl HistoryProblem {
     /// [`Error::HistoryNotCausal`](crate::Error::HistoryNotCausal) where the window looks ahead,
     /// [`Error::TooLarge`](crate::Error::TooLarge) where the history could not be addressed.
     pub fn new(convolution: Convolution) -> crate::Result<Self> {
-        Ok(HistoryProblem { convolution: convolution.history(true)? })
+        Ok(HistoryProblem { convolution: convolution.with_history(true)? })
     }
 
     /// Tokens and window.

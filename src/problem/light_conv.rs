@@ -32,7 +32,7 @@ impl LightConvProblem {
 
     /// Bytes that must move: x, y, weight, bias and history, once each.
     pub fn bytes(&self) -> u64 {
-        let weight = count(&self.weight_shape()) * self.convolution.parameter_dtype().size() as u64;
+        let weight = count(&self.weight_shape()) * self.convolution.parameters().size() as u64;
         self.convolution.bytes() + weight
     }
 }

@@ -41,13 +41,13 @@ impl LinearProblem {
     }
 
     /// With an activation.
-    pub const fn activation(mut self, activation: Activation) -> Self {
+    pub const fn with_activation(mut self, activation: Activation) -> Self {
         self.activation = activation;
         self
     }
 
     /// With or without a bias `[out]`.
-    pub const fn bias(mut self, bias: bool) -> Self {
+    pub const fn with_bias(mut self, bias: bool) -> Self {
         self.bias = bias;
         self
     }
@@ -57,7 +57,7 @@ impl LinearProblem {
     /// # Errors
     ///
     /// [`Error::DType`](crate::Error::DType) for any other.
-    pub fn parameters(mut self, dtype: DType) -> Result<Self> {
+    pub fn with_parameters(mut self, dtype: DType) -> Result<Self> {
         same_or_f32("parameters", self.dtype, dtype)?;
         self.parameters = dtype;
         Ok(self)
@@ -79,7 +79,7 @@ impl LinearProblem {
     }
 
     /// What is done to each output.
-    pub const fn activation_kind(&self) -> Activation {
+    pub const fn activation(&self) -> Activation {
         self.activation
     }
 
@@ -89,7 +89,7 @@ impl LinearProblem {
     }
 
     /// Type of weight and bias.
-    pub const fn parameter_dtype(&self) -> DType {
+    pub const fn parameters(&self) -> DType {
         self.parameters
     }
 

@@ -29,16 +29,16 @@ impl SpanConvProblem {
             values.window(),
             values.dtype(),
         )?
-        .parameters(values.parameter_dtype())?
-        .output(DType::F32)?
-        .history(values.has_history())?;
-        let conv = DynamicConvProblem::generated(values)?.query(values.channels(), DType::F32)?;
+        .with_parameters(values.parameters())?
+        .with_output(DType::F32)?
+        .with_history(values.has_history())?;
+        let conv = DynamicConvProblem::generated(values)?.with_query(values.channels(), DType::F32)?;
         Ok(SpanConvProblem { key, conv })
     }
 
     /// With or without a key bias `[A]`.
-    pub const fn key_bias(mut self, bias: bool) -> Self {
-        self.key = self.key.key_bias(bias);
+    pub const fn with_key_bias(mut self, bias: bool) -> Self {
+        self.key = self.key.with_key_bias(bias);
         self
     }
 
@@ -46,9 +46,9 @@ impl SpanConvProblem {
     ///
     /// # Errors
     ///
-    /// None today; the signature is that of [`DynamicConvProblem::weight_bias`].
-    pub fn weight_bias(mut self, bias: bool) -> Result<Self> {
-        self.conv = self.conv.weight_bias(bias)?;
+    /// None today; the signature is that of [`DynamicConvProblem::with_weight_bias`].
+    pub fn with_weight_bias(mut self, bias: bool) -> Result<Self> {
+        self.conv = self.conv.with_weight_bias(bias)?;
         Ok(self)
     }
 
@@ -63,8 +63,8 @@ impl SpanConvProblem {
     }
 
     /// How the weights over the values are normalised.
-    pub const fn normalization(&self) -> Normalize {
-        self.conv.convolution().normalization()
+    pub const fn normalize(&self) -> Normalize {
+        self.conv.convolution().normalize()
     }
 
     /// Operations of both.

@@ -33,12 +33,12 @@ impl SpanKeyProblem {
         addressable("pointwise", &[outputs, channels])?;
         addressable("query", &[sequences.tokens(), outputs])?;
         let depthwise =
-            Convolution::new(sequences, channels, channels, window, dtype)?.normalize(Normalize::None);
+            Convolution::new(sequences, channels, channels, window, dtype)?.with_normalize(Normalize::None);
         Ok(SpanKeyProblem { depthwise, outputs, output_dtype: dtype, key_bias: false })
     }
 
     /// With or without a key bias `[A]`.
-    pub const fn key_bias(mut self, bias: bool) -> Self {
+    pub const fn with_key_bias(mut self, bias: bool) -> Self {
         self.key_bias = bias;
         self
     }
@@ -48,8 +48,8 @@ impl SpanKeyProblem {
     /// # Errors
     ///
     /// [`Error::DType`](crate::Error::DType) for any other.
-    pub fn parameters(mut self, dtype: DType) -> Result<Self> {
-        self.depthwise = self.depthwise.parameters(dtype)?;
+    pub fn with_parameters(mut self, dtype: DType) -> Result<Self> {
+        self.depthwise = self.depthwise.with_parameters(dtype)?;
         Ok(self)
     }
 
@@ -58,7 +58,7 @@ impl SpanKeyProblem {
     /// # Errors
     ///
     /// [`Error::DType`](crate::Error::DType) for any other.
-    pub fn output(mut self, dtype: DType) -> Result<Self> {
+    pub fn with_output(mut self, dtype: DType) -> Result<Self> {
         same_or_f32("z", self.depthwise.dtype(), dtype)?;
         self.output_dtype = dtype;
         Ok(self)
@@ -68,9 +68,9 @@ impl SpanKeyProblem {
     ///
     /// # Errors
     ///
-    /// As [`Convolution::history`].
-    pub fn history(mut self, history: bool) -> Result<Self> {
-        self.depthwise = self.depthwise.history(history)?;
+    /// As [`Convolution::with_history`].
+    pub fn with_history(mut self, history: bool) -> Result<Self> {
+        self.depthwise = self.depthwise.with_history(history)?;
         Ok(self)
     }
 
@@ -85,7 +85,7 @@ impl SpanKeyProblem {
     }
 
     /// Type of z.
-    pub const fn output_dtype(&self) -> DType {
+    pub const fn output(&self) -> DType {
         self.output_dtype
     }
 
@@ -111,6 +111,6 @@ impl SpanKeyProblem {
         let z = count(&[tokens, self.outputs]) * self.output_dtype.size() as u64;
         let bias = if self.key_bias { self.outputs as u64 } else { 0 };
         let parameters = count(&[channels, conv.window().width()]) + count(&[self.outputs, channels]) + bias;
-        inputs * conv.dtype().size() as u64 + z + parameters * conv.parameter_dtype().size() as u64
+        inputs * conv.dtype().size() as u64 + z + parameters * conv.parameters().size() as u64
     }
 }

@@ -26,7 +26,7 @@ pub fn attention(
     let (channels, width) = (problem.channels(), problem.head_channels());
     let (queries, keys) = (queries.as_slice()[sequence], keys.as_slice()[sequence]);
     let room = |s: crate::Sequence| (s.length + s.padding) as isize;
-    let seen = problem.key_mask().keys(t as isize + room(keys) - room(queries), keys.length);
+    let seen = problem.mask().keys(t as isize + room(keys) - room(queries), keys.length);
     let head = |tensor: &[f64], row: usize, h: usize| tensor[row * channels + h * width..][..width].to_vec();
     let mut y = Vec::with_capacity(channels);
     for h in 0..problem.heads() {
@@ -35,7 +35,7 @@ pub fn attention(
             .clone()
             .map(|i| {
                 let terms = q.iter().copied().zip(head(inputs.k, keys.first + i, h));
-                Estimate::sum(0.0, terms) * f64::from(problem.score_scale())
+                Estimate::sum(0.0, terms) * f64::from(problem.scale())
             })
             .collect();
         let weights = softmax(&scores);

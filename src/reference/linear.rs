@@ -22,7 +22,7 @@ pub fn linear(problem: &LinearProblem, inputs: LinearInputs<'_>, row: usize) -> 
         .map(|(o, weights)| {
             let terms = weights.iter().copied().map(Estimate::exact).zip(x.iter().copied());
             let mut y = Estimate::sum(inputs.bias.map_or(0.0, |bias| bias[o]), terms);
-            y.value = match problem.activation_kind() {
+            y.value = match problem.activation() {
                 Activation::Identity => y.value,
                 Activation::Relu if y.value < 0.0 => 0.0,
                 Activation::Relu => y.value,

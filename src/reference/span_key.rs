@@ -28,7 +28,7 @@ pub fn span_key(
     at: (usize, usize),
 ) -> Vec<Estimate> {
     let mut z = span_key_unrounded(problem, sequences, inputs, at);
-    z.iter_mut().for_each(|z| *z = z.stored(problem.output_dtype()));
+    z.iter_mut().for_each(|z| *z = z.stored(problem.output()));
     z
 }
 

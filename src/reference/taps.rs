@@ -56,7 +56,7 @@ pub(crate) fn convolve(
     let in_range = window.taps_in_range(t, sequence.length, past);
     let mut y = Vec::with_capacity(conv.channels());
     for h in 0..conv.heads() {
-        let weights = normalize(&logits(h), conv.normalization(), in_range.clone());
+        let weights = normalize(&logits(h), conv.normalize(), in_range.clone());
         for c in h * conv.head_channels()..(h + 1) * conv.head_channels() {
             let x = |j| tokens.at(conv, index, sequence, window.token(t, j), c);
             let terms = weights.iter().zip(in_range.clone()).map(|(&weight, j)| (weight, x(j)));

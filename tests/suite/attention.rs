@@ -85,9 +85,9 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let Case { queries, keys, heads, head_channels, scale, mask, dtype, .. } = case;
     let mut problem = AttentionProblem::new(queries.shape(), keys.shape(), *heads, *head_channels, *dtype)
         .unwrap()
-        .mask(*mask);
+        .with_mask(*mask);
     if let Some(scale) = scale {
-        problem = problem.scale(*scale).unwrap();
+        problem = problem.with_scale(*scale).unwrap();
     }
     let inputs = AttentionInputs { q: &call.q.data, k: &call.k.data, v: &call.v.data };
     let expected = reference::every_token(queries, problem.channels(), |s, t| {

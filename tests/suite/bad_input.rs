@@ -78,23 +78,23 @@ fn convolutions() {
         (conv(3, 6, window(3)), Error::Heads { heads: 6, channels: 3 }),
         (conv(huge, 1, window(3)), Error::TooLarge { what: "x", sizes: vec![6, huge] }),
         (conv(4, 2, window(huge)), Error::TooLarge { what: "weight", sizes: vec![4, huge] }),
-        (conv(4, 2, window(3)).unwrap().parameters(F16), wrong("parameters")),
-        (conv(4, 2, window(3)).unwrap().history(true), ahead),
+        (conv(4, 2, window(3)).unwrap().with_parameters(F16), wrong("parameters")),
+        (conv(4, 2, window(3)).unwrap().with_history(true), ahead),
     ]);
     let given = DynamicConvProblem::given(conv(4, 2, window(3)).unwrap()).unwrap();
     let generated = DynamicConvProblem::generated(conv(4, 2, window(3)).unwrap()).unwrap();
     each([
-        (given.query(3, F32), Error::Surplus { tensor: "query" }),
-        (given.weight_bias(true), Error::Surplus { tensor: "weight_bias" }),
-        (generated.query(0, F32), Error::ZeroSize { what: "query channels" }),
-        (generated.query(3, F16), wrong("query")),
-        (generated.query(huge, F32), Error::TooLarge { what: "query", sizes: vec![6, huge] }),
+        (given.with_query(3, F32), Error::Surplus { tensor: "query" }),
+        (given.with_weight_bias(true), Error::Surplus { tensor: "weight_bias" }),
+        (generated.with_query(0, F32), Error::ZeroSize { what: "query channels" }),
+        (generated.with_query(3, F16), wrong("query")),
+        (generated.with_query(huge, F32), Error::TooLarge { what: "query", sizes: vec![6, huge] }),
     ]);
     each([
         (SpanKeyProblem::new(batch(2, 3), 4, 0, window(3), F32), Error::ZeroSize { what: "key channels" }),
         (SpanKeyProblem::new(batch(2, 3), 0, 4, window(3), F32), Error::ZeroSize { what: "channels" }),
         (
-            SpanKeyProblem::new(batch(2, 3), 4, 4, window(3), F16).and_then(|key| key.output(BF16)),
+            SpanKeyProblem::new(batch(2, 3), 4, 4, window(3), F16).and_then(|key| key.with_output(BF16)),
             Error::DType { tensor: "z", expected: vec![F16, F32], got: BF16 },
         ),
     ]);
@@ -106,7 +106,7 @@ fn linear_and_attention() {
         (LinearProblem::new(1, 0, 1, F32), Error::ZeroSize { what: "linear inputs" }),
         (LinearProblem::new(1, 1, 0, F32), Error::ZeroSize { what: "linear outputs" }),
         (
-            LinearProblem::new(1, 1, 1, F16).and_then(|linear| linear.parameters(BF16)),
+            LinearProblem::new(1, 1, 1, F16).and_then(|linear| linear.with_parameters(BF16)),
             Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
         ),
     ]);
@@ -117,7 +117,7 @@ fn linear_and_attention() {
         (attention(2, 2, 4, 0), Error::ZeroSize { what: "head channels" }),
         (attention(2, 3, 4, 4), Error::SequencePairs { queries: 2, keys: 3 }),
         (
-            attention(2, 2, 1, 4).and_then(|a| a.scale(f32::INFINITY)),
+            attention(2, 2, 1, 4).and_then(|a| a.with_scale(f32::INFINITY)),
             Error::NotFinite { what: "scale", got: f32::INFINITY },
         ),
     ]);

@@ -45,12 +45,12 @@ impl Call {
         let problem = match generator {
             Generator::Given => DynamicConvProblem::given(conv),
             Generator::Own { weight_bias } => {
-                DynamicConvProblem::generated(conv).and_then(|problem| problem.weight_bias(weight_bias))
+                DynamicConvProblem::generated(conv).and_then(|problem| problem.with_weight_bias(weight_bias))
             }
             Generator::Separate { channels, wide, weight_bias } => {
                 let dtype = if wide { DType::F32 } else { case.dtype };
                 DynamicConvProblem::generated(conv)
-                    .and_then(|problem| problem.query(channels, dtype)?.weight_bias(weight_bias))
+                    .and_then(|problem| problem.with_query(channels, dtype)?.with_weight_bias(weight_bias))
             }
         }
         .unwrap();

@@ -20,7 +20,7 @@ proptest! {
     ) {
         let mut numbers = Numbers::new(seed);
         let problem = LinearProblem::new(rows, inputs, outputs, dtype)
-            .and_then(|problem| problem.activation(activation).bias(bias).parameters(parameters))
+            .and_then(|problem| problem.with_activation(activation).with_bias(bias).with_parameters(parameters))
             .unwrap();
         let x = numbers.draw(&[rows, inputs], dtype, 2.0);
         let weight = numbers.draw(&[outputs, inputs], parameters, 2.0);

@@ -87,7 +87,7 @@ fn dynamic_conv() {
     let x = Strided::draw(&mut numbers, TOKENS, CHANNELS);
     let query = Strided::draw(&mut numbers, TOKENS, 10);
     let weight = Strided::draw(&mut numbers, 27, 10);
-    let problem = DynamicConvProblem::generated(conv).unwrap().query(10, DType::F32).unwrap();
+    let problem = DynamicConvProblem::generated(conv).unwrap().with_query(10, DType::F32).unwrap();
     let operator = cpu::DynamicConv::new(problem);
     same_with_gaps(TOKENS, CHANNELS, |gaps, y| {
         let args = cpu::DynamicConvArgs {

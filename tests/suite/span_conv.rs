@@ -33,7 +33,7 @@ impl Call {
         let sequences = &case.sequences;
         let conv = case.convolution();
         let problem = SpanConvProblem::new(channels, conv)
-            .and_then(|problem| problem.key_bias(bias).weight_bias(bias))
+            .and_then(|problem| problem.with_key_bias(bias).with_weight_bias(bias))
             .unwrap();
         let (outputs, logits) = (case.channels(), problem.conv().logits());
         let scale = |terms: usize| 2.0 / (terms as f32).sqrt();

@@ -26,9 +26,11 @@ impl Call {
         let channels = case.channels();
         let ConvCase { dtype, parameters, window, .. } = *case;
         let problem = SpanKeyProblem::new(case.sequences.shape(), channels, outputs, window, dtype)
-            .and_then(|problem| problem.parameters(parameters)?.history(case.history)?.output(output))
+            .and_then(|problem| {
+                problem.with_parameters(parameters)?.with_history(case.history)?.with_output(output)
+            })
             .unwrap()
-            .key_bias(case.bias);
+            .with_key_bias(case.bias);
         let shape = problem.depthwise().history_shape();
         Call {
             problem,
@@ -71,7 +73,7 @@ impl Call {
             key_bias: key_bias.as_ref(),
             sequences: Some(&self.case.sequences),
             history: history.as_ref(),
-            output: Some(self.problem.output_dtype()),
+            output: Some(self.problem.output()),
         };
         ops::span_key(&tensors, self.case.window, &options).unwrap()
     }

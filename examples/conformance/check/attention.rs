@@ -33,10 +33,10 @@ impl Attention {
         let scale: f64 = fixture.value("scale")?;
         let problem =
             AttentionProblem::new(queries.shape(), keys.shape(), heads, channels / heads, q.dtype())?
-                .mask(Mask::local(left, right))
-                .scale(scale as f32)?;
+                .with_mask(Mask::local(left, right))
+                .with_scale(scale as f32)?;
         // A problem has its scale in f32. What that rounds away goes into q, so that f64 is held to f64.
-        let rounded = f64::from(problem.score_scale());
+        let rounded = f64::from(problem.scale());
         if inputs.types == Types::Exact && rounded != 0.0 {
             q.values.iter_mut().for_each(|q| *q *= scale / rounded);
         }
@@ -60,8 +60,8 @@ impl Operator for Attention {
 
     fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
         let options = AttentionOptions {
-            scale: Some(self.problem.score_scale()),
-            mask: self.problem.key_mask(),
+            scale: Some(self.problem.scale()),
+            mask: self.problem.mask(),
             queries: Some(&self.queries),
             keys: Some(&self.keys),
             kind: self.kind,

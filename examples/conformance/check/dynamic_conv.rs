@@ -24,7 +24,7 @@ impl DynamicConv {
     pub(crate) fn read(inputs: &Inputs<'_>) -> Result<Self> {
         let [batch, time, channels] = inputs.sizes("x")?;
         let sequences = inputs.sequences("lengths", batch, time)?;
-        let conv = inputs.convolution(&sequences, channels)?.bias(inputs.has("bias"));
+        let conv = inputs.convolution(&sequences, channels)?.with_bias(inputs.has("bias"));
         let x = inputs.tokens("x", &[batch, time, channels])?;
         let (problem, taps) = match (inputs.has("logits"), inputs.has("weight")) {
             (true, false) => {
@@ -34,12 +34,12 @@ impl DynamicConv {
             }
             (false, true) => {
                 let mut problem =
-                    DynamicConvProblem::generated(conv)?.weight_bias(inputs.has("weight_bias"))?;
+                    DynamicConvProblem::generated(conv)?.with_weight_bias(inputs.has("weight_bias"))?;
                 let mut query_channels = channels;
                 let query = match inputs.has("query") {
                     true => {
                         query_channels = inputs.sizes::<3>("query")?[2];
-                        problem = problem.query(query_channels, x.dtype())?;
+                        problem = problem.with_query(query_channels, x.dtype())?;
                         Some(inputs.tokens("query", &[batch, time, query_channels])?)
                     }
                     false => None,
@@ -79,7 +79,7 @@ impl Operator for DynamicConv {
 
     fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
         let conv = self.problem.convolution();
-        let (heads, window, normalize) = (conv.heads(), conv.window(), conv.normalization());
+        let (heads, window, normalize) = (conv.heads(), conv.window(), conv.normalize());
         let x = self.x.upload(device)?;
         let bias = upload_optional(self.bias.as_ref(), device)?;
         let (bias, sequences) = (bias.as_ref(), Some(&self.sequences));

@@ -141,8 +141,8 @@ impl Inputs<'_> {
         let dtype = self.types.tokens().unwrap_or(DType::F32);
         let parameters = self.types.parameters().unwrap_or(DType::F32);
         Ok(Convolution::new(sequences.shape(), channels, fixture.value("heads")?, window, dtype)?
-            .normalize(fixture.normalize()?)
-            .parameters(parameters)?)
+            .with_normalize(fixture.normalize()?)
+            .with_parameters(parameters)?)
     }
 
     fn array(&self, name: &str, shape: &[usize], dtype: Option<DType>) -> Result<Array> {

@@ -18,7 +18,7 @@ impl LightConv {
     pub(crate) fn read(inputs: &Inputs<'_>) -> Result<Self> {
         let [batch, time, channels] = inputs.sizes("x")?;
         let sequences = inputs.sequences("lengths", batch, time)?;
-        let conv = inputs.convolution(&sequences, channels)?.bias(inputs.has("bias"));
+        let conv = inputs.convolution(&sequences, channels)?.with_bias(inputs.has("bias"));
         let problem = LightConvProblem::new(conv);
         Ok(LightConv {
             x: inputs.tokens("x", &[batch, time, channels])?,
@@ -52,7 +52,7 @@ impl Operator for LightConv {
         let bias = upload_optional(self.bias.as_ref(), device)?;
         let options = ConvOptions {
             bias: bias.as_ref(),
-            normalize: conv.normalization(),
+            normalize: conv.normalize(),
             sequences: Some(&self.sequences),
             history: None,
         };

@@ -25,7 +25,7 @@ impl SpanConv {
         let [_, _, outputs] = inputs.sizes("value")?;
         let sequences = inputs.sequences("lengths", batch, time)?;
         let conv = inputs.convolution(&sequences, outputs)?;
-        let problem = SpanConvProblem::new(channels, conv)?.key_bias(true).weight_bias(true)?;
+        let problem = SpanConvProblem::new(channels, conv)?.with_key_bias(true).with_weight_bias(true)?;
         let (width, logits) = (conv.window().width(), problem.conv().logits());
         Ok(SpanConv {
             x: inputs.tokens("x", &[batch, time, channels])?,
@@ -84,7 +84,7 @@ impl Operator for SpanConv {
             key_bias: Some(&key_bias),
             weight_bias: Some(&weight_bias),
             bias: None,
-            normalize: conv.normalization(),
+            normalize: conv.normalize(),
             sequences: Some(&self.sequences),
             history: None,
         };

@@ -57,7 +57,7 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
     sums.fill(0.0);
     for (i, query) in rows.chunks_exact_mut(d).take(count).enumerate() {
         call.q.load(piece.sequence.first + piece.tokens.start + i, column, query);
-        query.iter_mut().for_each(|q| *q *= problem.score_scale());
+        query.iter_mut().for_each(|q| *q *= problem.scale());
     }
     transpose((rows, d), (queries, QUERIES), count, d);
 

@@ -115,7 +115,7 @@ impl OneSequence<'_> {
             (&q[rows.start * q_stride + h * d..], Strides::row_major(q_stride)),
             (&k[h * d..], Strides::column_major(k_stride)),
         );
-        let scale = self.call.problem.score_scale();
+        let scale = self.call.problem.scale();
         scores.iter_mut().for_each(|score| *score *= scale);
     }
 

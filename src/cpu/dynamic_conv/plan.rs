@@ -91,11 +91,11 @@ impl Plan {
         let tile_heads = (512 / width).clamp(1, conv.heads());
         let tile_tokens = tile_tokens(conv);
         let (query, generator) = match problem.taps() {
-            Taps::Given => (if conv.parameter_dtype() == DType::F32 { 0 } else { tile_heads * width }, 0),
+            Taps::Given => (if conv.parameters() == DType::F32 { 0 } else { tile_heads * width }, 0),
             Taps::Generated { query_channels, query, .. } => {
                 let copy = |dtype| if dtype == DType::F32 { 0 } else { query_channels };
                 let query = copy(query.unwrap_or(conv.dtype()));
-                (query, copy(conv.parameter_dtype()) * problem.logits())
+                (query, copy(conv.parameters()) * problem.logits())
             }
         };
         let (reach, r_is_blocks) = (conv.window().reach(), r.is_multiple_of(BLOCK));
@@ -217,12 +217,12 @@ impl Plan {
                 }
             }
         }
-        let in_range_only = conv.normalization() == Normalize::SoftmaxInRange;
+        let in_range_only = conv.normalize() == Normalize::SoftmaxInRange;
         if in_range_only {
             self.fill_out_of_range(conv, sequences, rows.clone(), taps, f32::NEG_INFINITY);
         }
         for head in taps.chunks_exact_mut(self.width * self.tap_stride) {
-            normalize_columns(head, self.width, self.tap_stride, conv.normalization());
+            normalize_columns(head, self.width, self.tap_stride, conv.normalize());
         }
         if self.token_lanes.is_some() {
             // Lanes have no range of taps of their own: what is out of range has no weight.

@@ -28,8 +28,10 @@ impl ConvCase {
 
     pub fn convolution(&self) -> Convolution {
         Convolution::new(self.sequences.shape(), self.channels(), self.heads, self.window, self.dtype)
-            .and_then(|conv| conv.parameters(self.parameters))
-            .and_then(|conv| conv.normalize(self.normalize).bias(self.bias).history(self.history))
+            .and_then(|conv| conv.with_parameters(self.parameters))
+            .and_then(|conv| {
+                conv.with_normalize(self.normalize).with_bias(self.bias).with_history(self.history)
+            })
             .unwrap()
     }
 }
