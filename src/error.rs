@@ -220,6 +220,15 @@ pub enum Error {
         got: usize,
     },
 
+    /// There is not as much memory as a call needs.
+    #[error("not enough memory for {what}: {bytes} bytes")]
+    OutOfMemory {
+        /// What the memory is for.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+
     /// A number must be finite.
     #[error("{what} must be finite, got {got}")]
     NotFinite {

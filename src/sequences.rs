@@ -164,10 +164,18 @@ impl Sequences {
         lengths: impl Iterator<Item = usize>,
     ) -> Result<Self> {
         let tokens = check_tokens(batch, time)?;
-        let sequences = lengths
-            .enumerate()
-            .map(|(i, length)| Sequence { first: i * time, length, padding: time - length, past: 0 })
-            .collect();
+        let mut sequences = Vec::new();
+        sequences.try_reserve_exact(batch).map_err(|_| Error::OutOfMemory {
+            what: "sequences",
+            bytes: batch.saturating_mul(size_of::<Sequence>()),
+        })?;
+        sequences.extend(lengths.enumerate().map(|(i, length)| Sequence {
+            first: i * time,
+            length,
+            padding: time - length,
+            past: 0,
+        }));
+        let sequences = sequences.into();
         Ok(Sequences { shape: SequenceShape { layout, sequences: batch, tokens }, sequences })
     }
 

@@ -26,11 +26,12 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] where the sizes multiply to more than memory can address.
+    /// [`Error::TooLarge`] where the sizes multiply to more than memory can address, [`Error::OutOfMemory`] where there
+    /// is not so much.
     pub fn zeros(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let len = checked_len(shape)?;
         let storage = match device.room() {
-            Room::Cpu(_) => Storage::Cpu(Buffer::zeros(dtype, len)),
+            Room::Cpu(_) => Storage::Cpu(Buffer::zeros(dtype, len)?),
         };
         Ok(Tensor { device: device.clone(), dtype, shape: shape.to_vec(), storage })
     }

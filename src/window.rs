@@ -58,16 +58,18 @@ impl Window {
         Window::new(width, 1, width.saturating_sub(1) / 2)
     }
 
-    /// The same window with its taps `dilation` tokens apart. P keeps its whole number of taps, so a causal window
-    /// stays causal and a centred one centred.
+    /// The same window with its taps `dilation` tokens apart. P keeps its whole number of taps, and what is left over,
+    /// so a causal window stays causal and a centred one centred.
     ///
     /// # Errors
     ///
-    /// [`Error::ZeroSize`] for a dilation of 0; [`Error::TooLarge`] where the reach overflows.
+    /// [`Error::ZeroSize`] for a dilation of 0, [`Error::TooLarge`] where the reach overflows, [`Error::WindowLeft`]
+    /// where what is left over does not fit.
     pub fn dilated(self, dilation: usize) -> Result<Self> {
         let steps = self.left / self.dilation;
         let left = steps
             .checked_mul(dilation)
+            .and_then(|left| left.checked_add(self.left % self.dilation))
             .ok_or_else(|| Error::TooLarge { what: "window", sizes: vec![self.width, dilation] })?;
         Window::new(self.width, dilation, left)
     }

@@ -1,10 +1,9 @@
 //! Slices of any element type, and their way to f32 and back.
 
+use crate::cpu::arch;
+use crate::{DType, Element, Error, Result};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::Arch;
-
-use crate::{DType, Element, Error, Result};
 
 /// A slice of one of the element types.
 #[derive(Clone, Copy, Debug)]
@@ -68,11 +67,25 @@ impl<'a> Elements<'a> {
             Elements::F16(slice) => slice[range].convert_to_f32_slice(out),
             Elements::BF16(slice) => {
                 let slice = &slice[range];
-                Arch::new().dispatch(|| {
+                arch().dispatch(|| {
                     for (out, x) in out.iter_mut().zip(slice) {
                         *out = f32::from_bits(u32::from(x.to_bits()) << 16);
                     }
                 });
+            }
+        }
+    }
+
+    /// The first `len` elements as f32: where they lie, or a copy in `copy`.
+    pub(crate) fn as_f32<'b>(self, len: usize, copy: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Elements::F32(slice) => &slice[..len],
+            other => {
+                other.load(0, &mut copy[..len]);
+                copy
             }
         }
     }
@@ -178,13 +191,19 @@ pub(crate) enum Buffer {
     BF16(Vec<bf16>),
 }
 
+/// Memory that holds zeros, or an error where there is not so much.
+pub(crate) fn zeros<E: Element>(what: &'static str, len: usize) -> Result<Vec<E>> {
+    let bytes = len.saturating_mul(size_of::<E>());
+    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| Error::OutOfMemory { what, bytes })
+}
+
 impl Buffer {
-    pub(crate) fn zeros(dtype: DType, len: usize) -> Self {
-        match dtype {
-            DType::F32 => Buffer::F32(vec![0.0; len]),
-            DType::F16 => Buffer::F16(vec![f16::ZERO; len]),
-            DType::BF16 => Buffer::BF16(vec![bf16::ZERO; len]),
-        }
+    pub(crate) fn zeros(dtype: DType, len: usize) -> Result<Self> {
+        Ok(match dtype {
+            DType::F32 => Buffer::F32(zeros("tensor", len)?),
+            DType::F16 => Buffer::F16(zeros("tensor", len)?),
+            DType::BF16 => Buffer::BF16(zeros("tensor", len)?),
+        })
     }
 
     pub(crate) fn elements(&self) -> Elements<'_> {
@@ -211,7 +230,7 @@ impl ElementsMut<'_> {
             ElementsMut::F32(slice) => slice.copy_from_slice(values),
             ElementsMut::F16(slice) => slice.convert_from_f32_slice(values),
             ElementsMut::BF16(slice) => {
-                Arch::new().dispatch(|| {
+                arch().dispatch(|| {
                     for (out, &value) in slice.iter_mut().zip(values) {
                         *out = round_to_bf16(value);
                     }

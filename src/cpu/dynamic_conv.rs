@@ -2,10 +2,12 @@ mod channel_lanes;
 mod plan;
 mod token_lanes;
 
+pub(super) use plan::TapSource;
+
 use crate::cpu::buffer::check_optional;
-use crate::cpu::dynamic_conv::plan::{Plan, TapSource, Tile};
+use crate::cpu::dynamic_conv::plan::{Plan, Tile};
 use crate::cpu::phase::Tokens;
-use crate::cpu::rows::Source;
+use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
 use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::{DynamicConvProblem, Taps};
@@ -81,21 +83,50 @@ impl DynamicConv {
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
     pub fn run(&self, args: DynamicConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
-        let conv = self.problem.convolution();
         let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
-        let tokens = Tokens::check(conv, sequences, x, history)?;
-        let source = self.check_taps(taps, tokens.x)?;
+        let call = self.check(["x", "history"], sequences, x, history, bias, y)?;
+        let source = self.check_taps(taps, call.tokens.x)?;
+        self.launch(&call, source, scratch)
+    }
+
+    /// Everything but the taps, checked, with the names that the operator has for its tokens and history.
+    pub(super) fn check<'a>(
+        &self,
+        names: [&'static str; 2],
+        sequences: &'a Sequences,
+        x: Rows<'a>,
+        history: Option<Elements<'a>>,
+        bias: Option<Elements<'a>>,
+        y: RowsMut<'a>,
+    ) -> Result<Call<'a>> {
+        let conv = self.problem.convolution();
+        let tokens = Tokens::check(names, conv, sequences, x, history)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
+        Ok(Call { sequences, tokens, bias, y })
+    }
+
+    /// Runs a checked call; only the scratch may still be too little.
+    pub(super) fn launch(&self, call: &Call<'_>, source: TapSource<'_>, scratch: &mut [f32]) -> Result<()> {
+        let conv = self.problem.convolution();
+        let Call { sequences, tokens, bias, y } = call;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
-        let (bias, generator) = self.plan.split_shared(shared, bias);
-        let source = source.ready(generator);
+        let (bias, generator) = self.plan.split_shared(shared, *bias);
+        let source = source.ready(self.problem.logits(), generator);
         self.plan.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, heads, scratch| {
             let (taps, scratch) = scratch.split_at_mut(self.plan.taps_len());
-            self.plan.taps(conv, &source, sequences, rows.clone(), heads.clone(), taps, scratch);
+            self.plan.taps(conv, &source, sequences, (rows.clone(), heads.clone()), taps, scratch);
             let columns = heads.start * conv.head_channels()..heads.end * conv.head_channels();
-            let tile = Tile { plan: &self.plan, conv, tokens, taps, bias: &*bias, rows: rows.clone(), heads };
+            let tile = Tile {
+                plan: &self.plan,
+                conv,
+                tokens: *tokens,
+                taps,
+                bias: &*bias,
+                rows: rows.clone(),
+                heads,
+            };
             let store = |row, column, values: &[f32]| {
                 // SAFETY: tiles are disjoint in rows or columns, and so are the rows and blocks of one tile.
                 unsafe { y.store(row, column, values) };
@@ -125,8 +156,7 @@ impl DynamicConv {
                 Taps::Generated { query_channels, query: query_dtype, weight_bias: has_bias },
                 TapArgs::Generated { weight, weight_bias, query },
             ) => {
-                weight.check("weight", dtype, logits * query_channels)?;
-                check_optional("weight_bias", weight_bias, has_bias, dtype, logits)?;
+                self.check_generator(query_channels, has_bias, weight, weight_bias)?;
                 let query = match (query_dtype, query) {
                     (Some(dtype), Some(query)) => query.check("query", dtype, tokens, query_channels)?,
                     (None, None) => x,
@@ -139,4 +169,25 @@ impl DynamicConv {
             (Taps::Generated { .. }, TapArgs::Given { .. }) => Err(Error::Surplus { tensor: "logits" }),
         }
     }
+
+    /// An error unless generator and generator bias are those of the problem.
+    pub(super) fn check_generator(
+        &self,
+        query_channels: usize,
+        has_bias: bool,
+        weight: Elements<'_>,
+        weight_bias: Option<Elements<'_>>,
+    ) -> Result<()> {
+        let (dtype, logits) = (self.problem.convolution().parameters(), self.problem.logits());
+        weight.check("weight", dtype, logits * query_channels)?;
+        check_optional("weight_bias", weight_bias, has_bias, dtype, logits)
+    }
+}
+
+/// A checked call, but for its taps.
+pub(super) struct Call<'a> {
+    sequences: &'a Sequences,
+    tokens: Tokens<'a>,
+    bias: Option<Elements<'a>>,
+    y: Sink<'a>,
 }

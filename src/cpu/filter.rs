@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::Normalize;
 use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
-use crate::cpu::softmax::normalize_columns;
+use crate::cpu::softmax::softmax_row;
 use crate::cpu::taps::SharedTaps;
 use crate::cpu::tiles::Tiles;
 use crate::cpu::{Elements, padded};
@@ -24,6 +24,8 @@ pub(crate) struct FilterPlan {
     channels: usize,
     heads: usize,
     width: usize,
+    /// The taps that are in range for any token: a window may be much wider than its sequences are long.
+    used: Range<usize>,
     tile_tokens: usize,
     staged: Staged,
     edges: bool,
@@ -31,27 +33,30 @@ pub(crate) struct FilterPlan {
 
 impl FilterPlan {
     pub(crate) fn new(conv: &Convolution) -> Self {
-        let tile_tokens = tile_tokens(conv);
-        let longest = conv.sequences().longest();
+        let (tile_tokens, longest, window) = (tile_tokens(conv), conv.sequences().longest(), conv.window());
+        let past = if conv.has_history() { window.reach() } else { 0 };
+        let first = window.taps_in_range(longest.saturating_sub(1), longest, past).start;
+        let end = window.taps_in_range(0, longest, past).end;
         FilterPlan {
             tokens: conv.sequences().tokens(),
             channels: conv.channels(),
             heads: conv.heads(),
-            width: conv.window().width(),
+            width: window.width(),
+            used: first..end.max(first),
             tile_tokens,
             staged: Staged { block: BLOCK, stride: BLOCK, rows: Phase::max_rows(conv, tile_tokens, longest) },
             edges: conv.normalize() == Normalize::SoftmaxInRange,
         }
     }
 
-    /// Numbers of scratch that all workers share: taps of each head, and taps and bias of each channel.
+    /// Numbers of scratch that all workers share: taps of each head, and taps in use and bias of each channel.
     pub(crate) fn shared(&self) -> usize {
-        self.width * padded(self.heads) + (self.width + 1) * padded(self.channels)
+        self.heads * self.width + (self.used.len() + 1) * padded(self.channels)
     }
 
     /// Numbers of scratch for each worker: the rows of a phase, its outputs, and the taps of a token at the edge.
     pub(crate) fn per_worker(&self) -> usize {
-        let edge = if self.edges { 2 * self.width * BLOCK } else { 0 };
+        let edge = if self.edges { 2 * self.used.len() * BLOCK } else { 0 };
         self.staged.len(self.tile_channels()) + self.tile_tokens * padded(self.tile_channels()) + edge
     }
 
@@ -83,14 +88,17 @@ impl FilterPlan {
         bias: Option<Elements<'_>>,
         shared: &'a mut [f32],
     ) -> Filter<'a> {
-        let (heads, channels) = (padded(self.heads), padded(self.channels));
-        let (by_head, rest) = shared.split_at_mut(self.width * heads);
-        let (taps, expanded_bias) = rest.split_at_mut(self.width * channels);
-        by_head.fill(0.0);
-        load_taps(weight, 0..self.heads, self.width, 0..self.width, by_head, heads);
-        normalize_columns(by_head, self.width, heads, conv.normalize());
+        let channels = padded(self.channels);
+        let (by_head, rest) = shared.split_at_mut(self.heads * self.width);
+        let (taps, expanded_bias) = rest.split_at_mut(self.used.len() * channels);
+        weight.load(0, by_head);
+        if conv.normalize() != Normalize::None {
+            by_head.chunks_exact_mut(self.width).for_each(softmax_row);
+        }
         taps.fill(0.0);
-        expand(by_head, heads, conv.head_channels(), 0..self.channels, taps, channels);
+        for (j, taps) in self.used.clone().zip(taps.chunks_exact_mut(channels)) {
+            expand(&by_head[j..], self.width, conv.head_channels(), 0..self.channels, taps);
+        }
         expanded_bias.fill(0.0);
         if let Some(bias) = bias {
             bias.load(0, &mut expanded_bias[..self.channels]);
@@ -99,36 +107,16 @@ impl FilterPlan {
     }
 }
 
-/// Taps `taps` of heads `heads` of weight `[H, K]`, transposed: tap j of the first head at j * stride.
-fn load_taps(
-    weight: Elements<'_>,
-    heads: Range<usize>,
-    width: usize,
-    taps: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    for (j, out) in taps.zip(out.chunks_exact_mut(stride)) {
-        for (h, out) in heads.clone().zip(out) {
-            *out = weight.at(h * width + j);
-        }
-    }
-}
-
-/// Repeats the taps of each head for its channels: those of `columns`, whose first head is the first of `by_head`.
-fn expand(
-    by_head: &[f32],
-    head_stride: usize,
-    head_channels: usize,
-    columns: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let first = columns.start / head_channels;
-    for (by_head, out) in by_head.chunks_exact(head_stride).zip(out.chunks_exact_mut(stride)) {
-        for (c, out) in columns.clone().zip(out) {
-            *out = by_head[c / head_channels - first];
-        }
+/// Repeats one tap of each head, `stride` apart, for the channels of that head: those of `columns`, whose first head is
+/// the first of `by_head`.
+fn expand(by_head: &[f32], stride: usize, head_channels: usize, columns: Range<usize>, out: &mut [f32]) {
+    let mut column = columns.start;
+    let mut rest = &mut out[..columns.len()];
+    for tap in by_head.iter().step_by(stride) {
+        let count = (head_channels - column % head_channels).min(rest.len());
+        let (head, after) = rest.split_at_mut(count);
+        head.fill(*tap);
+        (rest, column) = (after, column + count);
     }
 }
 
@@ -137,7 +125,7 @@ pub(crate) struct Filter<'a> {
     plan: &'a FilterPlan,
     conv: &'a Convolution,
     weight: Elements<'a>,
-    /// `[K, padded(C)]`.
+    /// Those in use, `[taps, padded(C)]`.
     taps: &'a [f32],
     /// `[padded(C)]`.
     bias: &'a [f32],
@@ -198,7 +186,8 @@ impl Filter<'_> {
         };
         let interior = phase.interior();
         if !interior.is_empty() {
-            run(interior.clone(), 0..self.plan.width, &self.taps[columns.start..], channels);
+            let taps = 0..self.plan.width;
+            run(interior.clone(), taps.clone(), self.taps_from(taps, columns.start), channels);
         }
         for i in (0..interior.start).chain(interior.end..phase.count()) {
             let taps = phase.taps(i);
@@ -206,10 +195,17 @@ impl Filter<'_> {
                 let weights = self.normalize_in_range(taps.clone(), columns.clone(), edge);
                 run(i..i + 1, taps, weights, BLOCK);
             } else {
-                let weights = &self.taps[taps.start.min(self.plan.width - 1) * channels + columns.start..];
-                run(i..i + 1, taps, weights, channels);
+                run(i..i + 1, taps.clone(), self.taps_from(taps, columns.start), channels);
             }
         }
+    }
+
+    /// The taps from a first one, which is in use unless there is none, from a first column on.
+    fn taps_from(&self, taps: Range<usize>, column: usize) -> &[f32] {
+        if taps.is_empty() {
+            return &[];
+        }
+        &self.taps[(taps.start - self.plan.used.start) * padded(self.plan.channels) + column..]
     }
 
     /// The taps of a token that has only `taps` in range, normalised over those.
@@ -219,14 +215,16 @@ impl Filter<'_> {
         columns: Range<usize>,
         edge: &'e mut [f32],
     ) -> &'e [f32] {
-        let r = self.conv.head_channels();
+        let (r, count) = (self.conv.head_channels(), taps.len());
         let heads = columns.start / r..(columns.end - 1) / r + 1;
-        let stride = padded(heads.len());
-        let (by_head, out) = edge.split_at_mut(self.plan.width * BLOCK);
-        let by_head = &mut by_head[..taps.len() * stride];
-        load_taps(self.weight, heads, self.plan.width, taps.clone(), by_head, stride);
-        normalize_columns(by_head, taps.len(), stride, Normalize::SoftmaxInRange);
-        expand(by_head, stride, r, columns, out, BLOCK);
+        let (by_head, out) = edge.split_at_mut(self.plan.used.len() * BLOCK);
+        for (h, row) in heads.zip(by_head.chunks_exact_mut(count)) {
+            self.weight.load(h * self.plan.width + taps.start, row);
+            softmax_row(row);
+        }
+        for (j, out) in (0..count).zip(out.chunks_exact_mut(BLOCK)) {
+            expand(&by_head[j..], count, r, columns.clone(), out);
+        }
         out
     }
 }

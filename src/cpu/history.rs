@@ -1,4 +1,5 @@
 use crate::cpu::phase::Tokens;
+use crate::cpu::tiles::Tiles;
 use crate::cpu::{Elements, ElementsMut, Rows, RowsMut};
 use crate::problem::HistoryProblem;
 use crate::{Result, Sequences};
@@ -43,21 +44,27 @@ impl History {
         let conv = self.problem.convolution();
         let HistoryArgs { sequences, x, history, next } = args;
         let [count, reach, channels] = conv.history_shape();
-        let tokens = Tokens::check(conv, sequences, x, Some(history))?;
+        let tokens = Tokens::check(["x", "history"], conv, sequences, x, Some(history))?;
         let next = RowsMut::contiguous(next).check("next", conv.dtype(), count * reach, channels)?;
-        // Every type goes through f32 and back without loss.
-        let mut row = vec![0.0; channels];
-        for (s, sequence) in sequences.as_slice().iter().enumerate() {
-            for i in 0..reach {
-                let from = sequence.length + i;
+        // Numbers are moved through f32, which holds those of every type.
+        const PART: usize = 64;
+        Tiles::new(count * reach, channels, PART, PART).for_each(&mut [], 0, |rows, columns, _| {
+            let mut part = [0.0; PART];
+            let part = &mut part[..columns.len()];
+            for row in rows {
+                let (sequence, i) = (row / reach, row % reach);
+                let from = sequences.as_slice()[sequence].length + i;
                 match from.checked_sub(reach) {
-                    None => history.load((s * reach + from) * channels, &mut row),
-                    Some(token) => tokens.x.load(sequence.first + token, 0, &mut row),
+                    None => history.load((sequence * reach + from) * channels + columns.start, part),
+                    Some(token) => {
+                        let first = sequences.as_slice()[sequence].first;
+                        tokens.x.load(first + token, columns.start, part);
+                    }
                 }
-                // SAFETY: one thread writes, one row after another.
-                unsafe { next.store(s * reach + i, 0, &row) };
+                // SAFETY: tiles are disjoint in rows or columns, and each row of one is written once.
+                unsafe { next.store(row, columns.start, part) };
             }
-        }
+        });
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ impl LightConv {
     pub fn run(&self, args: LightConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
         let LightConvArgs { sequences, x, weight, bias, history, y } = args;
-        let tokens = Tokens::check(conv, sequences, x, history)?;
+        let tokens = Tokens::check(["x", "history"], conv, sequences, x, history)?;
         let [heads, width] = self.problem.weight_shape();
         weight.check("weight", conv.parameters(), heads * width)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;

@@ -3,8 +3,11 @@
 //! An operator is prepared once for a [problem](crate::problem) and then runs on slices, with a token stride where
 //! they need one, in scratch memory that you give: [`LightConv::scratch_len`] numbers of it. Nothing of ours is
 //! allocated in a run (the matrix products of the `gemm` crate keep packing buffers of their own). Work is shared
-//! among the threads of the current rayon pool; the instruction set is chosen at run time. Results do not depend on
-//! the number of threads.
+//! among the threads of the current rayon pool. Results do not depend on the number of threads.
+//!
+//! The instruction set is chosen at run time: the best there is. The environment variable `LIGHTSPAN_SIMD` asks for less,
+//! `avx2` or `scalar`, so that each can be tested on one machine; anything else in it means the best. (The matrix
+//! products choose for themselves.)
 //!
 //! ```
 //! use lightspan::problem::{Convolution, LightConvProblem};
@@ -31,6 +34,10 @@
 //! assert_eq!(y, [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
 //! # Ok::<(), lightspan::Error>(())
 //! ```
+
+use std::sync::OnceLock;
+
+use pulp::Arch;
 
 mod attention;
 mod buffer;
@@ -63,7 +70,22 @@ pub use span_key::{SpanKey, SpanKeyArgs};
 pub(crate) use buffer::Buffer;
 pub(crate) use scratch::ScratchPool;
 
+/// The instruction set that kernels run on.
+fn arch() -> Arch {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    *ARCH.get_or_init(|| match std::env::var("LIGHTSPAN_SIMD").as_deref() {
+        Ok("scalar") => Arch::Scalar,
+        #[cfg(target_arch = "x86_64")]
+        Ok("avx2") => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+        _ => Arch::new(),
+    })
+}
+
 /// Rounds a row length up to whole vectors of the widest instruction set, so that kernels never meet half a vector.
 const fn padded(width: usize) -> usize {
-    width.next_multiple_of(16)
+    // A size that cannot be rounded up cannot be had either, and is refused by whoever asks for its memory.
+    match width.checked_next_multiple_of(16) {
+        Some(padded) => padded,
+        None => usize::MAX,
+    }
 }

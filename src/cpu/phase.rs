@@ -18,8 +18,10 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    /// The checked tokens of a convolution, or what is wrong with them.
+    /// The checked tokens of a convolution, or what is wrong with them by the names that the operator has for tokens and
+    /// history.
     pub(crate) fn check(
+        [name, history_name]: [&'static str; 2],
         conv: &Convolution,
         sequences: &Sequences,
         x: Rows<'a>,
@@ -27,11 +29,11 @@ impl<'a> Tokens<'a> {
     ) -> Result<Self> {
         sequences.check(conv.sequences())?;
         if sequences.continues() && !conv.has_history() {
-            return Err(Error::Missing { tensor: "history" });
+            return Err(Error::Missing { tensor: history_name });
         }
-        let x = x.check("x", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
-        let size = conv.history_shape().iter().product();
-        check_optional("history", history, conv.has_history(), conv.dtype(), size)?;
+        let x = x.check(name, conv.dtype(), conv.sequences().tokens(), conv.channels())?;
+        let size = if conv.has_history() { conv.history_shape().iter().product() } else { 0 };
+        check_optional(history_name, history, conv.has_history(), conv.dtype(), size)?;
         Ok(Tokens { x, history, channels: conv.channels() })
     }
 
@@ -79,7 +81,7 @@ impl Phase {
     /// The phases of the tokens of `piece`, each with at least one token.
     pub(crate) fn all(conv: &Convolution, piece: &Piece) -> impl Iterator<Item = Phase> {
         let window = conv.window();
-        let past = if conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
+        let past = conv.past(piece.sequence);
         let piece = piece.clone();
         (0..window.dilation().min(piece.tokens.len())).map(move |residue| {
             let first = piece.tokens.start + residue;

@@ -87,6 +87,10 @@ impl<'a> RowsMut<'a> {
 fn check_stride(tensor: &'static str, stride: Option<usize>, channels: usize) -> Result<usize> {
     match stride {
         Some(stride) if stride < channels => Err(Error::Stride { tensor, stride, channels }),
+        // Also where there is but one row: products take strides as signed numbers.
+        Some(stride) if stride > isize::MAX as usize => {
+            Err(Error::TooLarge { what: tensor, sizes: vec![stride] })
+        }
         stride => Ok(stride.unwrap_or(channels)),
     }
 }

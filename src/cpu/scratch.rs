@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::cpu::buffer::zeros;
 use crate::cpu::padded;
 use crate::cpu::tiles::workers;
 use crate::{Error, Result};
@@ -21,7 +22,8 @@ pub(crate) struct Division {
 impl Division {
     /// Numbers in all, on the threads of the current rayon pool.
     pub(crate) fn len(self) -> usize {
-        LINE + padded(self.shared) + workers() * padded(self.per_worker)
+        let workers = workers().saturating_mul(padded(self.per_worker));
+        padded(self.shared).saturating_add(workers).saturating_add(LINE)
     }
 
     /// The shared part, and that of the workers: equal parts of [`Division::worker_len`].
@@ -54,8 +56,8 @@ const KEPT: usize = 256 << 20;
 
 impl ScratchPool {
     /// Calls `body` with `len` numbers that may hold anything.
-    pub(crate) fn with<T>(&self, len: usize, body: impl FnOnce(&mut [f32]) -> T) -> T {
-        let mut buffer = self.take(len);
+    pub(crate) fn with<T>(&self, len: usize, body: impl FnOnce(&mut [f32]) -> Result<T>) -> Result<T> {
+        let mut buffer = self.take(len)?;
         let result = body(&mut buffer[..len]);
         if buffer.len() <= KEPT {
             self.lock().push(buffer);
@@ -64,15 +66,18 @@ impl ScratchPool {
     }
 
     /// The smallest free buffer that is large enough, or a new one in place of the largest that is not.
-    fn take(&self, len: usize) -> Vec<f32> {
+    fn take(&self, len: usize) -> Result<Vec<f32>> {
         let mut free = self.lock();
         let fitting = (0..free.len()).filter(|&i| free[i].len() >= len).min_by_key(|&i| free[i].len());
         let outgrown = || (0..free.len()).max_by_key(|&i| free[i].len());
-        let Some(index) = fitting.or_else(outgrown) else {
-            return vec![0.0; len];
-        };
-        let buffer = free.swap_remove(index);
-        if buffer.len() >= len { buffer } else { vec![0.0; len] }
+        if let Some(index) = fitting.or_else(outgrown) {
+            let buffer = free.swap_remove(index);
+            if buffer.len() >= len {
+                return Ok(buffer);
+            }
+        }
+        drop(free);
+        zeros("scratch", len)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {

@@ -1,8 +1,9 @@
 //! Softmax, mostly down the columns of a matrix: lanes are columns, so no vector is ever reduced across.
 
-use pulp::{Arch, Scalar, Simd, WithSimd};
+use pulp::{Scalar, Simd, WithSimd};
 
 use crate::Normalize;
+use crate::cpu::arch;
 
 /// Replaces each column of `data`, `rows` rows of `stride` numbers (a multiple of 16), by what `normalize` makes of it.
 ///
@@ -11,7 +12,7 @@ pub(crate) fn normalize_columns(data: &mut [f32], rows: usize, stride: usize, no
     match normalize {
         Normalize::None => {}
         Normalize::Softmax | Normalize::SoftmaxInRange => {
-            Arch::new().dispatch(Columns { data: &mut data[..rows * stride], stride });
+            arch().dispatch(Columns { data: &mut data[..rows * stride], stride });
         }
     }
 }
@@ -52,7 +53,7 @@ impl WithSimd for Columns<'_> {
 
 /// Replaces a row by its softmax.
 pub(crate) fn softmax_row(row: &mut [f32]) {
-    Arch::new().dispatch(Row(row));
+    arch().dispatch(Row(row));
 }
 
 struct Row<'a>(&'a mut [f32]);
@@ -108,14 +109,14 @@ impl<'a> OnlineSoftmax<'a> {
     /// rows are to be multiplied by.
     pub(crate) fn add(&mut self, logits: &mut [f32], rows: usize) -> &[f32] {
         let columns = self.max.len();
-        Arch::new().dispatch(AddRows { softmax: self, logits: &mut logits[..rows * columns] });
+        arch().dispatch(AddRows { softmax: self, logits: &mut logits[..rows * columns] });
         self.scale
     }
 
-    /// What the sums are to be multiplied by in the end; zero for a column in which nothing was seen.
+    /// What the sums are to be multiplied by in the end; infinity for a column in which nothing was seen.
     pub(crate) fn finish(self) -> &'a [f32] {
         for (scale, &mut sum) in self.scale.iter_mut().zip(self.sum) {
-            *scale = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            *scale = 1.0 / sum;
         }
         self.scale
     }
@@ -157,7 +158,7 @@ impl WithSimd for AddRows<'_, '_> {
 
 /// Multiplies each column of `rows` rows of `stride` numbers by its factor.
 pub(crate) fn scale_columns(data: &mut [f32], rows: usize, stride: usize, factors: &[f32]) {
-    Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             for row in data.chunks_exact_mut(stride).take(rows) {
@@ -228,7 +229,7 @@ mod tests {
             let mut values = inputs.clone();
             let exps = Exp(&mut values);
             if simd {
-                Arch::new().dispatch(exps)
+                arch().dispatch(exps)
             } else {
                 exps.with_simd(Scalar)
             }
@@ -239,7 +240,7 @@ mod tests {
             }
         }
         let mut special = [0.0, -88.0, f32::NEG_INFINITY, f32::NAN];
-        Arch::new().dispatch(Exp(&mut special));
+        arch().dispatch(Exp(&mut special));
         assert_eq!(special[..3], [1.0, 0.0, 0.0]);
         assert!(special[3].is_nan());
     }

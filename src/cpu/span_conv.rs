@@ -1,6 +1,7 @@
-use crate::cpu::{DynamicConv, DynamicConvArgs, Elements, Rows, RowsMut, SpanKey, SpanKeyArgs, TapArgs};
+use crate::cpu::dynamic_conv::TapSource;
+use crate::cpu::{DynamicConv, Elements, Rows, RowsMut, SpanKey, SpanKeyArgs};
 use crate::problem::SpanConvProblem;
-use crate::{Error, Result, Sequences};
+use crate::{DType, Error, Result, Sequences};
 
 /// Span-based dynamic convolution, prepared: see [`SpanConvProblem`].
 #[derive(Clone, Debug)]
@@ -75,32 +76,17 @@ impl SpanConv {
         if got < expected {
             return Err(Error::Scratch { expected, got });
         }
+        let (channels, has_bias) = (self.problem.key().outputs(), self.problem.has_weight_bias());
+        let names = ["value", "value_history"];
+        let call = self.conv.check(names, sequences, value, value_history, bias, y)?;
+        self.conv.check_generator(channels, has_bias, weight, weight_bias)?;
+
         let (z, memory) = scratch.split_at_mut(self.key_len());
-        self.key.run(
-            SpanKeyArgs {
-                sequences,
-                x,
-                query,
-                depthwise,
-                pointwise,
-                key_bias,
-                history,
-                z: RowsMut::contiguous(&mut *z),
-            },
-            memory,
-        )?;
-        let taps = TapArgs::Generated { weight, weight_bias, query: Some(Rows::contiguous(&*z)) };
-        let args = DynamicConvArgs { sequences, x: value, taps, bias, history: value_history, y };
-        self.conv.run(args, memory).map_err(|error| match error {
-            // In this operator the convolved tokens are called value, and x is another input.
-            Error::DType { tensor: "x", expected, got } => Error::DType { tensor: "value", expected, got },
-            Error::Length { tensor: "x", expected, got } => Error::Length { tensor: "value", expected, got },
-            Error::Stride { tensor: "x", stride, channels } => {
-                Error::Stride { tensor: "value", stride, channels }
-            }
-            Error::Missing { tensor: "history" } => Error::Missing { tensor: "value_history" },
-            Error::Surplus { tensor: "history" } => Error::Surplus { tensor: "value_history" },
-            other => other,
-        })
+        let z_rows = RowsMut::contiguous(&mut *z);
+        let key = SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z: z_rows };
+        self.key.run(key, memory)?;
+        let tokens = self.problem.conv().convolution().sequences().tokens();
+        let query = Rows::contiguous(&*z).check("z", DType::F32, tokens, channels)?;
+        self.conv.launch(&call, TapSource::Generated { weight, weight_bias, query, channels }, memory)
     }
 }

@@ -85,7 +85,7 @@ impl SpanKey {
         let conv = self.problem.depthwise();
         let (rows, channels, outputs) = (conv.sequences().tokens(), conv.channels(), self.problem.outputs());
         let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
-        let tokens = Tokens::check(conv, sequences, x, history)?;
+        let tokens = Tokens::check(["x", "history"], conv, sequences, x, history)?;
         let query = query.check("query", conv.dtype(), rows, outputs)?;
         let dtype = conv.parameters();
         depthwise.check("depthwise", dtype, channels * conv.window().width())?;
@@ -97,13 +97,7 @@ impl SpanKey {
         let (filter, shared) = shared.split_at_mut(self.filter.shared());
         let filter = self.filter.prepare(conv, depthwise, None, filter);
         let (copy, bias) = shared.split_at_mut(self.pointwise_copy());
-        let pointwise = match pointwise {
-            Elements::F32(weight) => weight,
-            other => {
-                other.load(0, copy);
-                &*copy
-            }
-        };
+        let pointwise = pointwise.as_f32(outputs * channels, copy);
         bias.fill(0.0);
         if let Some(key_bias) = key_bias {
             key_bias.load(0, bias);

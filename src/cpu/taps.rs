@@ -2,7 +2,9 @@
 
 use std::array::from_fn;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
+
+use crate::cpu::arch;
 
 /// One set of taps for all tokens: out\[i, c\] = bias\[c\] + sum_j weights\[j, c\] rows\[i + j, c\].
 pub(crate) struct SharedTaps<'a> {
@@ -29,9 +31,15 @@ impl SharedTaps<'_> {
             |len: usize, rows: usize, stride: usize| rows == 0 || (rows - 1) * stride + self.width <= len;
         assert!(self.width.is_multiple_of(16) && self.width <= self.bias.len());
         assert!(fits(self.out.len(), self.tokens, self.out_stride));
-        assert!(self.taps == 0 || fits(self.rows.len(), self.tokens + self.taps - 1, self.row_stride));
+        if self.taps == 0 {
+            for i in 0..self.tokens {
+                self.out[i * self.out_stride..][..self.width].copy_from_slice(&self.bias[..self.width]);
+            }
+            return;
+        }
+        assert!(fits(self.rows.len(), self.tokens + self.taps - 1, self.row_stride));
         assert!(fits(self.weights.len(), self.taps, self.weight_stride));
-        Arch::new().dispatch(self);
+        arch().dispatch(self);
     }
 
     /// `T` tokens and `V` vectors of channels at a time, as many as there are of both; the token after the last.
@@ -138,8 +146,11 @@ impl OwnTaps<'_> {
     pub(crate) fn run<S: Simd>(mut self, simd: S) {
         assert!(self.width.is_multiple_of(16));
         assert!(self.width <= self.out.len() && self.width <= self.bias.len());
-        assert!(self.taps == 0 || (self.taps - 1) * self.row_stride + self.width <= self.rows.len());
-        assert!(self.taps == 0 || (self.taps - 1) * self.weight_stride < self.weights.len());
+        if self.taps == 0 {
+            return self.out[..self.width].copy_from_slice(&self.bias[..self.width]);
+        }
+        assert!((self.taps - 1) * self.row_stride + self.width <= self.rows.len());
+        assert!((self.taps - 1) * self.weight_stride < self.weights.len());
         // Eight sums in flight hide the latency of a multiply-add: over channels where there are as many, else over
         // taps.
         let column = self.columns::<S, 1, 8>(simd, 0);

@@ -1,6 +1,6 @@
 //! Turning rows into columns.
 
-use pulp::Arch;
+use crate::cpu::arch;
 
 /// Rows and columns that are turned together: what is written is whole vectors.
 const BLOCK: usize = 16;
@@ -12,7 +12,7 @@ pub(crate) fn transpose(
     rows: usize,
     columns: usize,
 ) {
-    Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             for i in (0..rows).step_by(BLOCK) {

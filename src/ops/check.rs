@@ -43,6 +43,21 @@ pub(crate) fn matrix(name: &'static str, tensor: &Tensor) -> Result<[usize; 2]> 
     })
 }
 
+/// The tokens of a convolution, as [`tokens`], with or without a history. Only sequences say how much of a history there
+/// is, and sequences that continue have one.
+pub(crate) fn convolved(
+    name: &'static str,
+    tensor: &Tensor,
+    sequences: Option<&Sequences>,
+    history: bool,
+) -> Result<(usize, Sequences)> {
+    match sequences {
+        None if history => Err(Error::Missing { tensor: "sequences" }),
+        Some(sequences) if sequences.continues() && !history => Err(Error::Missing { tensor: "history" }),
+        sequences => tokens(name, tensor, sequences),
+    }
+}
+
 /// The channels of tokens, and their sequences: those given, or each row of the batch `[batch, time, channels]`.
 pub(crate) fn tokens(
     name: &'static str,

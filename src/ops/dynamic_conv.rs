@@ -10,16 +10,17 @@ use crate::{Dims, Error, Normalize, Result, Sequences, Tensor, Window};
 pub struct DynamicConvOptions<'a> {
     /// q `[.., Cq]`, which generates the kernels; x by default. In the type of x, or f32.
     pub query: Option<&'a Tensor>,
-    /// `[H K]`, added to the generated logits.
+    /// `[H K]`, added to the generated logits; of the type of the weight.
     pub weight_bias: Option<&'a Tensor>,
-    /// `[C]`, added to every token of a sequence.
+    /// `[C]`, added to every token of a sequence; of the type of the weight.
     pub bias: Option<&'a Tensor>,
     /// How the weights are normalised; softmax over all taps by default.
     pub normalize: Normalize,
     /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
     pub sequences: Option<&'a Sequences>,
     /// The last (K - 1) r tokens of each sequence from before this call, `[sequences, (K - 1) r, C]`, as
-    /// [`history`](crate::ops::history) makes them. The window must be causal.
+    /// [`history`](crate::ops::history) makes them. The window must be causal, and `sequences` must be given: the
+    /// tokens gone by of [`Sequences::after`] say how much of the history there is.
     pub history: Option<&'a Tensor>,
 }
 

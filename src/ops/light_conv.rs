@@ -7,14 +7,15 @@ use crate::{Normalize, Result, Sequences, Tensor, Window};
 /// What a convolution may have besides its tokens and weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConvOptions<'a> {
-    /// `[C]`, added to every token of a sequence.
+    /// `[C]`, added to every token of a sequence; of the type of the weight.
     pub bias: Option<&'a Tensor>,
     /// How the weights are normalised; softmax over all taps by default.
     pub normalize: Normalize,
     /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
     pub sequences: Option<&'a Sequences>,
     /// The last (K - 1) r tokens of each sequence from before this call, `[sequences, (K - 1) r, C]`, as
-    /// [`history`](crate::ops::history) makes them. The window must be causal.
+    /// [`history`](crate::ops::history) makes them. The window must be causal, and `sequences` must be given: the
+    /// tokens gone by of [`Sequences::after`] say how much of the history there is.
     pub history: Option<&'a Tensor>,
 }
 
@@ -83,7 +84,7 @@ pub(crate) fn convolution(
     options: &ConvOptions<'_>,
 ) -> Result<(Convolution, Sequences)> {
     same_or_f32(name, x.dtype(), parameter.dtype())?;
-    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
+    let (channels, sequences) = check::convolved("x", x, options.sequences, options.history.is_some())?;
     let conv = Convolution::new(sequences.shape(), channels, heads, window, x.dtype())?
         .with_normalize(options.normalize)
         .with_bias(options.bias.is_some())
@@ -91,9 +92,6 @@ pub(crate) fn convolution(
         .with_history(options.history.is_some())?;
     check::optional("bias", options.bias, x, conv.parameters(), &[channels])?;
     check::optional("history", options.history, x, conv.dtype(), &conv.history_shape())?;
-    if sequences.continues() && options.history.is_none() {
-        return Err(crate::Error::Missing { tensor: "history" });
-    }
     Ok((conv, sequences))
 }
 

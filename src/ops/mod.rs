@@ -5,7 +5,7 @@
 //! launched, and what is wrong is a typed [`Error`](crate::Error).
 //!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
-//! have one type; its weights, generator and biases have that type too, or f32.
+//! have one type. Its parameters (weights, generator, biases, given logits) have one type too: that of the tokens, or f32.
 
 mod attention;
 mod check;

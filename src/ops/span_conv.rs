@@ -2,7 +2,7 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
-use crate::{Error, Normalize, Result, Sequences, Tensor, Window};
+use crate::{Normalize, Result, Sequences, Tensor, Window};
 
 /// What a span-based dynamic convolution must have.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +13,7 @@ pub struct SpanConvTensors<'a> {
     pub query: &'a Tensor,
     /// v `[.., A]`.
     pub value: &'a Tensor,
-    /// `[C, K]`, with K the width of the window.
+    /// `[C, K]`, with K the width of the window; like all parameters of the type of `weight`.
     pub depthwise: &'a Tensor,
     /// `[A, C]`.
     pub pointwise: &'a Tensor,
@@ -35,7 +35,8 @@ pub struct SpanConvOptions<'a> {
     /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
     pub sequences: Option<&'a Sequences>,
     /// The last (K - 1) r tokens of each sequence from before this call: of x, `[sequences, (K - 1) r, C]`, and of v,
-    /// `[sequences, (K - 1) r, A]`. The window must be causal.
+    /// `[sequences, (K - 1) r, A]`. The window must be causal, and `sequences` must be given: the tokens gone by of
+    /// [`Sequences::after`] say how much of the history there is.
     pub history: Option<SpanConvHistory<'a>>,
 }
 
@@ -95,8 +96,8 @@ fn describe(
     options: &SpanConvOptions<'_>,
 ) -> Result<Call> {
     let SpanConvTensors { x, query, value, depthwise, pointwise, weight } = *tensors;
-    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
-    let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    let (channels, sequences) = check::convolved("x", x, options.sequences, options.history.is_some())?;
+    let (outputs, _) = check::tokens("query", query, Some(&sequences))?;
     same_or_f32("weight", x.dtype(), weight.dtype())?;
     let conv = Convolution::new(sequences.shape(), outputs, heads, window, x.dtype())?
         .with_normalize(options.normalize)
@@ -105,7 +106,7 @@ fn describe(
         .with_history(options.history.is_some())?;
     let problem = SpanConvProblem::new(channels, conv)?
         .with_key_bias(options.key_bias.is_some())
-        .with_weight_bias(options.weight_bias.is_some())?;
+        .with_weight_bias(options.weight_bias.is_some());
     let (dtype, logits) = (conv.parameters(), problem.conv().logits());
     let tokens = sequences.shape().tensor(outputs);
     check::operand("query", query, x, x.dtype(), &tokens)?;
@@ -120,8 +121,6 @@ fn describe(
         let shape = problem.key().depthwise().history_shape();
         check::operand("history", history.x, x, x.dtype(), &shape)?;
         check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
-    } else if sequences.continues() {
-        return Err(Error::Missing { tensor: "history" });
     }
     Ok((problem, sequences))
 }

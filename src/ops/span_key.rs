@@ -2,7 +2,7 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{SpanKeyProblem, same_or_f32};
-use crate::{DType, Error, Result, Sequences, Tensor, Window};
+use crate::{DType, Result, Sequences, Tensor, Window};
 
 /// What a span-aware key must have.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub struct SpanKeyTensors<'a> {
     pub x: &'a Tensor,
     /// q `[.., A]`.
     pub query: &'a Tensor,
-    /// `[C, K]`, with K the width of the window.
+    /// `[C, K]`, with K the width of the window; the other parameters are of its type.
     pub depthwise: &'a Tensor,
     /// `[A, C]`.
     pub pointwise: &'a Tensor,
@@ -24,7 +24,9 @@ pub struct SpanKeyOptions<'a> {
     pub key_bias: Option<&'a Tensor>,
     /// How tokens group into sequences; by default x is `[batch, time, C]` without padding.
     pub sequences: Option<&'a Sequences>,
-    /// The last (K - 1) r tokens of each sequence of x from before this call, `[sequences, (K - 1) r, C]`.
+    /// The last (K - 1) r tokens of each sequence of x from before this call, `[sequences, (K - 1) r, C]`. The window
+    /// must be causal, and `sequences` must be given: the tokens gone by of [`Sequences::after`] say how much of the
+    /// history there is.
     pub history: Option<&'a Tensor>,
     /// The type of z: that of x (the default), or f32.
     pub output: Option<DType>,
@@ -67,8 +69,8 @@ type Call = (SpanKeyProblem, Sequences);
 
 fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptions<'_>) -> Result<Call> {
     let SpanKeyTensors { x, query, depthwise, pointwise } = *tensors;
-    let (channels, sequences) = check::tokens("x", x, options.sequences)?;
-    let [outputs, _] = check::matrix("pointwise", pointwise)?;
+    let (channels, sequences) = check::convolved("x", x, options.sequences, options.history.is_some())?;
+    let (outputs, _) = check::tokens("query", query, Some(&sequences))?;
     same_or_f32("depthwise", x.dtype(), depthwise.dtype())?;
     let problem = SpanKeyProblem::new(sequences.shape(), channels, outputs, window, x.dtype())?
         .with_parameters(depthwise.dtype())?
@@ -82,9 +84,6 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
     check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
     check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
-    if sequences.continues() && options.history.is_none() {
-        return Err(Error::Missing { tensor: "history" });
-    }
     Ok((problem, sequences))
 }
 

@@ -165,7 +165,8 @@ impl AttentionProblem {
             .right
             .map_or(queries * keys, |right| sum_of_clamped(position + right as i128 + 1, queries, keys));
         let first = self.mask.left.map_or(0, |left| sum_of_clamped(position - left as i128, queries, keys));
-        4 * count(&[self.channels(), self.queries.sequences()]) * (end - first) as u64
+        let seen = u64::try_from(end - first).unwrap_or(u64::MAX);
+        count(&[4, self.channels(), self.queries.sequences()]).saturating_mul(seen)
     }
 
     /// Bytes that must move: q, k, v and y, once each.

@@ -1,4 +1,4 @@
-use crate::{DType, Error, Normalize, Result, SequenceShape, Window};
+use crate::{DType, Error, Normalize, Result, Sequence, SequenceShape, Window};
 
 use super::{addressable, count, nonzero, same_or_f32};
 
@@ -140,6 +140,11 @@ impl Convolution {
         self.history
     }
 
+    /// Tokens of a sequence from before this call that the window can still see.
+    pub(crate) fn past(&self, sequence: Sequence) -> usize {
+        if self.history { sequence.past.min(self.window.reach()) } else { 0 }
+    }
+
     /// Sizes of the history, `[sequences, (K - 1) r, C]`.
     pub const fn history_shape(&self) -> [usize; 3] {
         [self.sequences.sequences(), self.window.reach(), self.channels]
@@ -147,7 +152,7 @@ impl Convolution {
 
     /// Multiply-adds of the taps, two operations each.
     pub(crate) fn flops(&self) -> u64 {
-        2 * count(&[self.sequences.tokens(), self.channels, self.window.width()])
+        count(&[2, self.sequences.tokens(), self.channels, self.window.width()])
     }
 
     /// Bytes of x, y, bias and history.

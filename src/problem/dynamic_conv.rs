@@ -3,6 +3,7 @@ use crate::{DType, Result};
 
 /// Where the taps of a dynamic convolution come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Taps {
     /// Logits `[tokens, H, K]` are given.
     Given,
@@ -73,15 +74,19 @@ impl DynamicConvProblem {
     /// # Errors
     ///
     /// [`Error::Surplus`](crate::Error::Surplus) where the logits are given.
-    pub fn with_weight_bias(mut self, bias: bool) -> Result<Self> {
-        match &mut self.taps {
+    pub fn with_weight_bias(self, bias: bool) -> Result<Self> {
+        match self.taps {
             Taps::Given if bias => Err(crate::Error::Surplus { tensor: "weight_bias" }),
-            Taps::Given => Ok(self),
-            Taps::Generated { weight_bias, .. } => {
-                *weight_bias = bias;
-                Ok(self)
-            }
+            _ => Ok(self.with_generator_bias(bias)),
         }
+    }
+
+    /// The same for taps that are generated; nothing for those that are given.
+    pub(crate) const fn with_generator_bias(mut self, bias: bool) -> Self {
+        if let Taps::Generated { weight_bias, .. } = &mut self.taps {
+            *weight_bias = bias;
+        }
+        self
     }
 
     fn checked(self) -> Result<Self> {
@@ -114,9 +119,9 @@ impl DynamicConvProblem {
         let tokens = self.convolution.sequences().tokens();
         let generation = match self.taps {
             Taps::Given => 0,
-            Taps::Generated { query_channels, .. } => 2 * count(&[tokens, query_channels, self.logits()]),
+            Taps::Generated { query_channels, .. } => count(&[2, tokens, query_channels, self.logits()]),
         };
-        self.convolution.flops() + generation
+        self.convolution.flops().saturating_add(generation)
     }
 
     /// Bytes that must move: x, y, bias and history, and the logits or the generator and a separate query, once each.

@@ -3,6 +3,7 @@ use crate::{DType, Result};
 
 /// What is done to each output of a linear layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Activation {
     /// Nothing.
     #[default]
@@ -100,7 +101,7 @@ impl LinearProblem {
 
     /// Operations: 2 in out a row.
     pub fn flops(&self) -> u64 {
-        2 * count(&[self.rows, self.inputs, self.outputs])
+        count(&[2, self.rows, self.inputs, self.outputs])
     }
 
     /// Bytes that must move: x, y, weight and bias, once each.

@@ -52,7 +52,7 @@ pub(crate) fn same_or_f32(tensor: &'static str, dtype: DType, got: DType) -> Res
     Err(Error::DType { tensor, expected, got })
 }
 
-/// The product of sizes as a count that cannot overflow in any problem that memory can hold.
+/// The product of sizes; the largest number there is where it is larger, in problems whose work no machine would finish.
 fn count(sizes: &[usize]) -> u64 {
-    sizes.iter().map(|&size| size as u64).product()
+    sizes.iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64))
 }

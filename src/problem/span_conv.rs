@@ -1,4 +1,4 @@
-use crate::problem::{Convolution, DynamicConvProblem, SpanKeyProblem};
+use crate::problem::{Convolution, DynamicConvProblem, SpanKeyProblem, Taps};
 use crate::{DType, Normalize, Result};
 
 /// Span-based dynamic convolution (Jiang et al. 2020, section 3.2): [`SpanKeyProblem`], then the
@@ -43,13 +43,14 @@ impl SpanConvProblem {
     }
 
     /// With or without a generator bias `[H K]`.
-    ///
-    /// # Errors
-    ///
-    /// None today; the signature is that of [`DynamicConvProblem::with_weight_bias`].
-    pub fn with_weight_bias(mut self, bias: bool) -> Result<Self> {
-        self.conv = self.conv.with_weight_bias(bias)?;
-        Ok(self)
+    pub const fn with_weight_bias(mut self, bias: bool) -> Self {
+        self.conv = self.conv.with_generator_bias(bias);
+        self
+    }
+
+    /// Whether a generator bias `[H K]` is added.
+    pub const fn has_weight_bias(&self) -> bool {
+        matches!(self.conv.taps(), Taps::Generated { weight_bias: true, .. })
     }
 
     /// The first operator: x and q to z.
@@ -69,7 +70,7 @@ impl SpanConvProblem {
 
     /// Operations of both.
     pub fn flops(&self) -> u64 {
-        self.key.flops() + self.conv.flops()
+        self.key.flops().saturating_add(self.conv.flops())
     }
 
     /// Bytes that must move: the inputs and outputs of both, but for z, which need never reach memory.

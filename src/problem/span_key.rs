@@ -97,9 +97,9 @@ impl SpanKeyProblem {
     /// Operations: 2 K C + 2 C A + A a token.
     pub fn flops(&self) -> u64 {
         let tokens = self.depthwise.sequences().tokens();
-        self.depthwise.flops()
-            + 2 * count(&[tokens, self.depthwise.channels(), self.outputs])
-            + count(&[tokens, self.outputs])
+        let pointwise = count(&[2, tokens, self.depthwise.channels(), self.outputs]);
+        let query = count(&[tokens, self.outputs]);
+        self.depthwise.flops().saturating_add(pointwise).saturating_add(query)
     }
 
     /// Bytes that must move: x, q, z, history and parameters, once each.

@@ -2,9 +2,13 @@ use std::ops::Mul;
 
 use crate::DType;
 
-/// How many f32 roundoffs, relative to the sum of magnitudes, a backend's sum, product, exponential or quotient may be
-/// off. One number for every backend and operator.
+/// How many f32 roundoffs, relative to its size, a backend's product, exponential, quotient or short sum may be off. One
+/// number for every backend and operator.
 pub const ARITHMETIC: f64 = 8.0;
+
+/// How many more a sum of magnitudes may be off for each of its terms. Summed one after another, equal terms drift by
+/// 0.16 of a roundoff each (all are rounded the same way); the worst that there can be is half of one.
+pub const PER_TERM: f64 = 0.25;
 
 /// The unit roundoff of f32, the type of all arithmetic.
 const U32: f64 = DType::F32.unit_roundoff();
@@ -26,13 +30,15 @@ impl Estimate {
 
     /// bias + sum of weight times x, formed in f32.
     pub(crate) fn sum(bias: f64, terms: impl IntoIterator<Item = (Estimate, f64)>) -> Self {
-        let (mut value, mut magnitude, mut inherited) = (bias, bias.abs(), 0.0);
+        let (mut value, mut magnitude, mut inherited, mut count) = (bias, bias.abs(), 0.0, 0.0);
         for (weight, x) in terms {
+            count += 1.0;
             value += weight.value * x;
             magnitude += (weight.value * x).abs();
             inherited += (weight.bound + DType::F32.min_positive()) * x.abs();
         }
-        Estimate { value, bound: inherited + ARITHMETIC * U32 * magnitude + DType::F32.min_positive() }
+        let arithmetic = roundoffs(count) * magnitude;
+        Estimate { value, bound: inherited + arithmetic + DType::F32.min_positive() }
     }
 
     /// Rounded to be stored as `dtype`.
@@ -63,11 +69,17 @@ impl Mul<f64> for Estimate {
     }
 }
 
+/// How far a sum of so many terms may be off, relative to the sum of their magnitudes.
+fn roundoffs(terms: f64) -> f64 {
+    (ARITHMETIC + PER_TERM * terms) * U32
+}
+
 /// Softmax over all of `logits`.
 pub(crate) fn softmax(logits: &[Estimate]) -> Vec<Estimate> {
     let max = logits.iter().fold(f64::NEG_INFINITY, |max, logit| max.max(logit.value));
     let exps: Vec<f64> = logits.iter().map(|logit| (logit.value - max).exp()).collect();
     let sum: f64 = exps.iter().sum();
+    let arithmetic = roundoffs(logits.len() as f64);
     let distance = |logit: &Estimate| logit.bound + ARITHMETIC * U32 * (logit.value - max).abs();
     let mean: f64 = logits.iter().zip(&exps).map(|(logit, exp)| exp / sum * distance(logit)).sum();
     logits
@@ -75,7 +87,7 @@ pub(crate) fn softmax(logits: &[Estimate]) -> Vec<Estimate> {
         .zip(&exps)
         .map(|(logit, exp)| {
             let value = exp / sum;
-            Estimate { value, bound: value * (distance(logit) + mean + ARITHMETIC * U32) }
+            Estimate { value, bound: value * (distance(logit) + mean + arithmetic) }
         })
         .collect()
 }

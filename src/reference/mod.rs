@@ -9,13 +9,14 @@
 //! A backend reads values that are exact, forms products and sums in f32, and rounds once to store. With u the unit
 //! roundoff of the type it stores and u32 that of f32, an output y = bias + sum_j w_j x_j may be off by
 //!
-//! u S + [`ARITHMETIC`] u32 S + sum_j e_j |x_j| + tiny, S = |bias| + sum_j |w_j x_j|
+//! u S + a u32 S + sum_j e_j |x_j| + tiny, S = |bias| + sum_j |w_j x_j|, a = [`ARITHMETIC`] + [`PER_TERM`] n
 //!
 //! - u S is the one rounding, since |y| <= S.
-//! - `ARITHMETIC` u32 S covers the f32 sums, in whatever order a backend forms them.
-//! - e_j is how far the weight w_j may be off. For a softmax over logits l that is w_j (d_j + sum_k w_k d_k), and
-//!   `ARITHMETIC` u32 w_j for the exponential, the sum and the division; d_j = d(l_j) + `ARITHMETIC` u32 |l_j - max l|,
-//!   where d(l) is 0 for logits that are given and `ARITHMETIC` u32 (sum |W q| + |w_bias|) for generated ones.
+//! - a u32 S covers the f32 sum of n terms, in whatever order a backend forms it: a constant, and a part of the drift
+//!   that adding one after another can have.
+//! - e_j is how far the weight w_j may be off. For a softmax over n logits that is w_j (d_j + sum_k w_k d_k + a u32), the
+//!   last for the exponential, the sum and the division; d_j = d(l_j) + `ARITHMETIC` u32 |l_j - max l|, where d(l) is 0
+//!   for logits that are given and a u32 (sum |W q| + |w_bias|), n the channels of q, for generated ones.
 //! - tiny is the smallest normal number, as devices may flush what is below: once for the output, and as a factor on
 //!   x for every weight.
 
@@ -31,7 +32,7 @@ mod taps;
 
 pub use attention::{AttentionInputs, attention};
 pub use dynamic_conv::{DynamicConvInputs, TapInputs, dynamic_conv};
-pub use estimate::{ARITHMETIC, Estimate};
+pub use estimate::{ARITHMETIC, Estimate, PER_TERM};
 pub use history::history;
 pub use light_conv::{LightConvInputs, light_conv};
 pub use linear::{LinearInputs, linear};

@@ -52,7 +52,7 @@ pub(crate) fn convolve(
     logits: impl Fn(usize) -> Vec<Estimate>,
 ) -> Vec<Estimate> {
     let (window, sequence) = (conv.window(), sequences.as_slice()[index]);
-    let past = if conv.has_history() { sequence.past } else { 0 };
+    let past = conv.past(sequence);
     let in_range = window.taps_in_range(t, sequence.length, past);
     let mut y = Vec::with_capacity(conv.channels());
     for h in 0..conv.heads() {

@@ -32,9 +32,8 @@ impl Call {
         let ConvCase { dtype, parameters, window, bias, .. } = *case;
         let sequences = &case.sequences;
         let conv = case.convolution();
-        let problem = SpanConvProblem::new(channels, conv)
-            .and_then(|problem| problem.with_key_bias(bias).with_weight_bias(bias))
-            .unwrap();
+        let problem =
+            SpanConvProblem::new(channels, conv).unwrap().with_key_bias(bias).with_weight_bias(bias);
         let (outputs, logits) = (case.channels(), problem.conv().logits());
         let scale = |terms: usize| 2.0 / (terms as f32).sqrt();
         let mut draw = |shape: &[usize], scale| numbers.draw(shape, parameters, scale);

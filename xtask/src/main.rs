@@ -42,6 +42,10 @@ fn test() -> Result<(), String> {
     // One profile for all of it, so that nothing is built twice.
     let profile = ["--profile", "test", "--all-features"];
     cargo(["test", "--workspace", "--all-features"])?;
+    // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
+    for simd in ["avx2", "scalar"] {
+        run(command(["test", "--all-features", "--test", "suite"]).env("LIGHTSPAN_SIMD", simd))?;
+    }
     cargo(["test", "--workspace", "--all-features", "--examples"])?;
     for example in course()? {
         cargo(["run", "--quiet"].iter().chain(&profile).chain(&["--example", &example]))?;

@@ -25,7 +25,7 @@ impl SpanConv {
         let [_, _, outputs] = inputs.sizes("value")?;
         let sequences = inputs.sequences("lengths", batch, time)?;
         let conv = inputs.convolution(&sequences, outputs)?;
-        let problem = SpanConvProblem::new(channels, conv)?.with_key_bias(true).with_weight_bias(true)?;
+        let problem = SpanConvProblem::new(channels, conv)?.with_key_bias(true).with_weight_bias(true);
         let (width, logits) = (conv.window().width(), problem.conv().logits());
         Ok(SpanConv {
             x: inputs.tokens("x", &[batch, time, channels])?,

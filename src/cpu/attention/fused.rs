@@ -103,7 +103,10 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
     let scale = softmax.finish();
     scale_columns(sums, d, QUERIES, scale);
     transpose((sums, QUERIES), (rows, d), d, count);
-    for (i, out) in rows.chunks_exact(d).take(count).enumerate() {
+    for (i, out) in rows.chunks_exact_mut(d).take(count).enumerate() {
+        if seen(i).is_empty() {
+            out.fill(0.0);
+        }
         // SAFETY: tiles are disjoint in rows or heads, and each row of a head is written once.
         unsafe { call.y.store(piece.sequence.first + piece.tokens.start + i, column, out) };
     }

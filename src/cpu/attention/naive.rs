@@ -17,7 +17,8 @@ const QUERIES: usize = 64;
 /// As much as the sequences that need most.
 pub(super) fn scratch(problem: &AttentionProblem, queries: &Sequences, keys: &Sequences) -> Division {
     let pairs = queries.as_slice().iter().zip(keys.as_slice());
-    let shared = pairs.map(|(q, k)| sizes(problem, *q, *k).iter().sum()).max().unwrap_or(0);
+    let sum = |sizes: [usize; 5]| sizes.into_iter().fold(0, usize::saturating_add);
+    let shared = pairs.map(|(q, k)| sum(sizes(problem, *q, *k))).max().unwrap_or(0);
     Division { shared, per_worker: 0 }
 }
 
@@ -26,7 +27,9 @@ fn sizes(problem: &AttentionProblem, queries: Sequence, keys: Sequence) -> [usiz
     let channels = problem.channels();
     let (q, k) = (queries.length, keys.length);
     let copy = if problem.dtype() == DType::F32 { 0 } else { channels };
-    [problem.heads() * q * k, q * channels, q * copy, k * copy, k * copy]
+    // Scores are the one tensor that the problem does not vouch for.
+    let scores = problem.heads().saturating_mul(q).saturating_mul(k);
+    [scores, q * channels, q * copy, k * copy, k * copy]
 }
 
 pub(super) fn run(call: &Call<'_>, scratch: &mut [f32]) {

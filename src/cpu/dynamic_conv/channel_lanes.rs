@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
+use crate::cpu::arch;
 use crate::cpu::dynamic_conv::plan::Tile;
 use crate::cpu::padded;
 use crate::cpu::phase::Phase;
@@ -24,7 +25,7 @@ pub(super) fn convolve(
             phase.stage(tile.tokens, group.clone(), staged, rows);
             for (columns, rows) in tile.blocks(group.clone()).zip(rows.chunks_exact(staged.block_len())) {
                 let out = &mut out[columns.start - group.start..];
-                Arch::new().dispatch(Block { tile, phase: &phase, columns, rows, out });
+                arch().dispatch(Block { tile, phase: &phase, columns, rows, out });
             }
             for (i, out) in out.chunks(stride).take(phase.count()).enumerate() {
                 sink(phase.token_row(i), group.start, &out[..group.len()]);

@@ -16,7 +16,7 @@ use crate::{DType, Normalize, Sequences};
 
 /// Checked logits, or what generates them.
 #[derive(Clone, Copy)]
-pub(super) enum TapSource<'a> {
+pub(in crate::cpu) enum TapSource<'a> {
     Given(Source<'a>),
     Generated { weight: Elements<'a>, weight_bias: Option<Elements<'a>>, query: Source<'a>, channels: usize },
 }
@@ -28,19 +28,12 @@ pub(super) enum ReadyTaps<'a> {
 }
 
 impl<'a> TapSource<'a> {
-    /// The generator as it is where that is f32, or copied to `copy`.
-    pub(super) fn ready(self, copy: &'a mut [f32]) -> ReadyTaps<'a> {
+    /// With the generator of `logits` rows as f32: where it lies, or in `copy`.
+    pub(super) fn ready(self, logits: usize, copy: &'a mut [f32]) -> ReadyTaps<'a> {
         match self {
             TapSource::Given(logits) => ReadyTaps::Given(logits),
             TapSource::Generated { weight, weight_bias, query, channels } => {
-                let weight = match weight {
-                    Elements::F32(weight) => weight,
-                    other => {
-                        let copy = &mut copy[..other.len()];
-                        other.load(0, copy);
-                        copy
-                    }
-                };
+                let weight = weight.as_f32(logits * channels, copy);
                 ReadyTaps::Generated { weight, weight_bias, query, channels }
             }
         }
@@ -76,6 +69,8 @@ pub(super) struct Plan {
 const BLOCK: usize = 64;
 /// Channels that are staged together: rows long enough that memory streams.
 const GROUP: usize = 512;
+/// Most taps of a tile, 4 MiB of them, unless those of 16 tokens and one head are more.
+const MAX_TAPS: usize = 1 << 20;
 /// A head of fewer channels would leave most lanes of a vector empty.
 const MIN_LANE_CHANNELS: usize = 16;
 /// Fewer tokens would too.
@@ -89,7 +84,8 @@ impl Plan {
         let (width, r) = (conv.window().width(), conv.head_channels());
         // The taps of a tile should stay in the second cache.
         let tile_heads = (512 / width).clamp(1, conv.heads());
-        let tile_tokens = tile_tokens(conv);
+        let most_tokens = (MAX_TAPS / tile_heads.saturating_mul(width)).next_multiple_of(16).max(16);
+        let tile_tokens = tile_tokens(conv).min(most_tokens);
         let (query, generator) = match problem.taps() {
             Taps::Given => (if conv.parameters() == DType::F32 { 0 } else { tile_heads * width }, 0),
             Taps::Generated { query_channels, query, .. } => {
@@ -182,14 +178,12 @@ impl Plan {
     }
 
     /// The normalised taps `[heads, K, tokens]` of a tile.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn taps(
         &self,
         conv: &Convolution,
         source: &ReadyTaps<'_>,
         sequences: &Sequences,
-        rows: Range<usize>,
-        heads: Range<usize>,
+        (rows, heads): (Range<usize>, Range<usize>),
         taps: &mut [f32],
         scratch: &mut [f32],
     ) {
@@ -242,7 +236,7 @@ impl Plan {
         for piece in sequences.pieces(rows.clone()) {
             for t in piece.tokens.clone() {
                 let column = piece.sequence.first + t - rows.start;
-                let past = if conv.has_history() { piece.sequence.past } else { 0 };
+                let past = conv.past(piece.sequence);
                 let in_range = conv.window().taps_in_range(t, piece.sequence.length, past);
                 for head in taps.chunks_exact_mut(self.width * self.tap_stride) {
                     for j in (0..in_range.start).chain(in_range.end..self.width) {

@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
-
+use crate::cpu::arch;
 use crate::cpu::dynamic_conv::plan::{Plan, Tile};
 use crate::cpu::phase::Staged;
 use crate::cpu::taps::TokenTaps;
@@ -33,7 +32,7 @@ pub(super) fn convolve(
         stage(tile, piece, columns.clone(), x, rows);
         for column in columns.clone().step_by(r) {
             let at = column - columns.start;
-            Arch::new().dispatch(TokenTaps {
+            arch().dispatch(TokenTaps {
                 out: &mut out[at * out_stride..],
                 out_stride,
                 bias: &tile.bias[column..],
@@ -58,7 +57,7 @@ pub(super) fn convolve(
 /// taps.
 fn stage(tile: &Tile<'_>, piece: &Piece, columns: Range<usize>, x: &mut [f32], rows: &mut [f32]) {
     let (window, stride) = (tile.conv.window(), tile.plan.channel_stride());
-    let past = if tile.conv.has_history() { piece.sequence.past.min(window.reach()) } else { 0 };
+    let past = tile.conv.past(piece.sequence);
     let start = window.token(piece.tokens.start, 0);
     let count = piece.tokens.len() + window.reach();
     let offset = |position: isize| (position - start).clamp(0, count as isize) as usize;
