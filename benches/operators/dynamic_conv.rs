@@ -4,10 +4,10 @@ use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::light_conv;
 use crate::support::{
-    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, shape,
-    tensor, tokens,
+    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, tensor,
+    tokens,
 };
-use crate::unfused::Unfused;
+use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
 pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
@@ -70,7 +70,7 @@ fn measure_product(group: &mut Group<'_>, id: BenchmarkId, width: usize, dtype: 
 fn measure_unfused(group: &mut Group<'_>, id: BenchmarkId, time: usize, window: Window) -> Result<()> {
     let problem = DynamicConvProblem::generated(convolution(time, window, DType::F32)?)?;
     let weight = noise(problem.logits() * CHANNELS);
-    let mut unfused = Unfused::new(shape(time, window));
+    let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
     measure(group, id, problem.bytes(), make, |[x, y]| unfused.dynamic_conv(x, &weight, y));
     Ok(())

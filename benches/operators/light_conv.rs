@@ -3,10 +3,10 @@ use lightspan::problem::LightConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
 use crate::support::{
-    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, shape,
-    tensor, tokens,
+    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, tensor,
+    tokens,
 };
-use crate::unfused::Unfused;
+use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
 pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
@@ -51,7 +51,7 @@ pub(crate) fn measure_fused(
 fn measure_unfused(group: &mut Group<'_>, id: BenchmarkId, time: usize, window: Window) -> Result<()> {
     let problem = LightConvProblem::new(convolution(time, window, DType::F32)?);
     let weight = noise(HEADS * window.width());
-    let mut unfused = Unfused::new(shape(time, window));
+    let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
     measure(group, id, problem.bytes(), make, |[x, y]| {
         unfused.light_conv(x, &weight, y);

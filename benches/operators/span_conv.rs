@@ -2,10 +2,8 @@ use criterion::BenchmarkId;
 use lightspan::problem::SpanConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{
-    CHANNELS, Group, HEADS, TOKENS, WIDTH, convolution, measure, noise, shape, tensor, tokens,
-};
-use crate::unfused::{SpanConv, Unfused};
+use crate::support::{CHANNELS, Group, HEADS, TOKENS, WIDTH, convolution, measure, noise, tensor, tokens};
+use crate::unfused::{Shape, SpanConv, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
 pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
@@ -46,7 +44,7 @@ fn measure_unfused(group: &mut Group<'_>, time: usize, window: Window) -> Result
     let depthwise = noise(CHANNELS * WIDTH);
     let pointwise = noise(CHANNELS * CHANNELS);
     let weight = noise(HEADS * WIDTH * CHANNELS);
-    let mut unfused = Unfused::new(shape(time, window));
+    let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([(); 4].map(|()| noise(TOKENS * CHANNELS)));
     let bytes = problem(time, window)?.bytes();
     measure(group, BenchmarkId::new("span_conv unfused", time), bytes, make, |[x, query, value, y]| {

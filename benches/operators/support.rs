@@ -8,8 +8,6 @@ use lightspan::problem::Convolution;
 use lightspan::{DType, Device, Result, Sequences, Tensor, Window};
 use rayon::prelude::*;
 
-use crate::unfused::Shape;
-
 /// The fixed size: 8 sequences of 512 tokens of 512 channels in 8 heads.
 pub(crate) const BATCH: usize = 8;
 pub(crate) const TIME: usize = 512;
@@ -38,11 +36,6 @@ pub(crate) fn sequences(time: usize) -> Result<Sequences> {
 /// Those sequences and the channels as a convolution.
 pub(crate) fn convolution(time: usize, window: Window, dtype: DType) -> Result<Convolution> {
     Convolution::new(sequences(time)?.shape(), CHANNELS, HEADS, window, dtype)
-}
-
-/// The same for the compositions.
-pub(crate) fn shape(time: usize, window: Window) -> Shape {
-    Shape { time, channels: CHANNELS, heads: HEADS, window }
 }
 
 /// Numbers in [-1, 1) that look like noise.

@@ -10,7 +10,7 @@ use lightspan::problem::LinearProblem;
 use lightspan::{DType, Device, Result, Tensor, Window, ops};
 use rayon::prelude::*;
 
-use crate::support::noise;
+use crate::support::{CHANNELS, HEADS, noise};
 
 /// Sequences of `time` tokens with C channels in H heads, and the window over them.
 #[derive(Clone, Copy)]
@@ -19,6 +19,13 @@ pub(crate) struct Shape {
     pub(crate) channels: usize,
     pub(crate) heads: usize,
     pub(crate) window: Window,
+}
+
+impl Shape {
+    /// The channels and heads of the benchmarks.
+    pub(crate) fn new(time: usize, window: Window) -> Self {
+        Shape { time, channels: CHANNELS, heads: HEADS, window }
+    }
 }
 
 /// The compositions, and the memory for what goes from one step to the next.

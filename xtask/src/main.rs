@@ -47,6 +47,8 @@ fn test() -> Result<(), String> {
         run(command(["test", "--all-features", "--test", "suite"]).env("LIGHTSPAN_SIMD", simd))?;
     }
     cargo(["test", "--workspace", "--all-features", "--examples"])?;
+    // Each benchmark once, against what it is compared with.
+    cargo(["test", "--all-features", "--benches"])?;
     for example in course()? {
         cargo(["run", "--quiet"].iter().chain(&profile).chain(&["--example", &example]))?;
     }

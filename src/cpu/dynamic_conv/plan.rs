@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::cpu::dynamic_conv::token_lanes;
 use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::rows::Source;
@@ -166,10 +165,12 @@ impl Plan {
     }
 
     /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; staged rows
-    /// and outputs of a group; what lanes of tokens want.
+    /// and outputs of a group; a block of tokens and of outputs,
+    /// each as rows and as columns.
     pub(super) fn per_worker(&self) -> usize {
         let by_channel = self.staged.len(self.group) + self.tile_tokens * self.out_stride();
-        let by_token = self.token_lanes.map_or(0, |_| token_lanes::scratch_len(self));
+        let by_token = 2 * self.staged.block * (self.channel_stride() + self.tap_stride);
+        let by_token = self.token_lanes.map_or(0, |_| by_token);
         self.taps_len() + self.query.max(by_channel).max(by_token)
     }
 

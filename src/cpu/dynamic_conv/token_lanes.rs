@@ -4,16 +4,11 @@
 use std::ops::Range;
 
 use crate::cpu::arch;
-use crate::cpu::dynamic_conv::plan::{Plan, Tile};
+use crate::cpu::dynamic_conv::plan::Tile;
 use crate::cpu::phase::Staged;
 use crate::cpu::taps::TokenTaps;
 use crate::cpu::transpose::transpose;
 use crate::sequences::Piece;
-
-/// Numbers of scratch: a block of tokens and of outputs, each as rows and as columns.
-pub(super) fn scratch_len(plan: &Plan) -> usize {
-    2 * plan.staged.block * (plan.channel_stride() + plan.tap_stride)
-}
 
 /// Convolves the tokens of `piece`, and gives each row (its number, first column, values) to `sink`.
 pub(super) fn convolve(
