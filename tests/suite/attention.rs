@@ -4,24 +4,25 @@ use lightspan::reference::{self, AttentionInputs};
 use lightspan::{DType, Device, Sequences, Tensor};
 use proptest::prelude::*;
 
-use crate::support::{Numbers, Values, assert_admitted, config, devices, same_bits, sequences};
+use crate::support::{Numbers, Values, assert_admitted, config, devices, overwritten, same_bits, sequences};
 
-const KINDS: [AttentionKind; 2] = [AttentionKind::Naive, AttentionKind::Fused];
+pub const KINDS: [AttentionKind; 2] = [AttentionKind::Naive, AttentionKind::Fused];
 
+/// A drawn call, without its numbers.
 #[derive(Clone, Debug)]
-struct Case {
-    queries: Sequences,
-    keys: Sequences,
-    heads: usize,
-    head_channels: usize,
-    scale: Option<f32>,
-    mask: Mask,
-    dtype: DType,
-    seed: u64,
+pub struct Case {
+    pub queries: Sequences,
+    pub keys: Sequences,
+    pub heads: usize,
+    pub head_channels: usize,
+    pub scale: Option<f32>,
+    pub mask: Mask,
+    pub dtype: DType,
+    pub seed: u64,
 }
 
 /// Self- and cross-attention in every pair of layouts, with keys up to `length` and every kind of mask.
-fn case(length: usize) -> impl Strategy<Value = Case> {
+pub fn case(length: usize) -> impl Strategy<Value = Case> {
     let bound = move || prop::option::of(prop_oneof![0..8usize, 0..length + 10]);
     let mask = (bound(), bound()).prop_map(|(left, right)| Mask::local(left, right));
     let pair = (1usize..5).prop_flat_map(move |count| {
@@ -46,15 +47,16 @@ fn case(length: usize) -> impl Strategy<Value = Case> {
     )
 }
 
-struct Call {
-    case: Case,
-    q: Values,
-    k: Values,
-    v: Values,
+/// A drawn call with its numbers.
+pub struct Call {
+    pub case: Case,
+    pub q: Values,
+    pub k: Values,
+    pub v: Values,
 }
 
 impl Call {
-    fn draw(case: &Case) -> Self {
+    pub fn draw(case: &Case) -> Self {
         let mut numbers = Numbers::new(case.seed);
         let channels = case.heads * case.head_channels;
         let mut draw = |sequences, scale| numbers.tokens(sequences, channels, case.dtype, scale);
@@ -66,7 +68,7 @@ impl Call {
         }
     }
 
-    fn run(&self, kind: AttentionKind, device: &Device) -> Tensor {
+    pub fn run(&self, kind: AttentionKind, device: &Device) -> Tensor {
         let Case { queries, keys, heads, scale, mask, .. } = &self.case;
         let options = ops::AttentionOptions {
             scale: *scale,
@@ -76,19 +78,22 @@ impl Call {
             kind,
         };
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|values| values.on(device));
-        ops::attention(&q, &k, &v, *heads, &options).unwrap()
+        let y = ops::attention(&q, &k, &v, *heads, &options).unwrap();
+        overwritten(y, |y| ops::attention_into(y, &q, &k, &v, *heads, &options))
+    }
+
+    pub fn problem(&self) -> AttentionProblem {
+        let Case { queries, keys, heads, head_channels, scale, mask, dtype, .. } = &self.case;
+        let problem =
+            AttentionProblem::new(queries.shape(), keys.shape(), *heads, *head_channels, *dtype).unwrap();
+        let problem = problem.with_mask(*mask);
+        scale.map_or(problem, |scale| problem.with_scale(scale).unwrap())
     }
 }
 
 fn check(case: &Case) -> Result<(), TestCaseError> {
     let call = Call::draw(case);
-    let Case { queries, keys, heads, head_channels, scale, mask, dtype, .. } = case;
-    let mut problem = AttentionProblem::new(queries.shape(), keys.shape(), *heads, *head_channels, *dtype)
-        .unwrap()
-        .with_mask(*mask);
-    if let Some(scale) = scale {
-        problem = problem.with_scale(*scale).unwrap();
-    }
+    let (problem, Case { queries, keys, .. }) = (call.problem(), case);
     let inputs = AttentionInputs { q: &call.q.data, k: &call.k.data, v: &call.v.data };
     let expected = reference::every_token(queries, problem.channels(), |s, t| {
         reference::attention(&problem, queries, keys, inputs, (s, t))
@@ -190,5 +195,51 @@ fn the_same_call_gives_the_same_bits() {
         let call = Call::draw(&case);
         let first = call.run(kind, device);
         assert!((0..5).all(|_| same_bits(&first, &call.run(kind, device))));
+    }
+}
+
+#[test]
+fn scores_are_divided_by_the_root_of_the_head_channels() {
+    for (head_channels, scale) in [(1, 1.0), (4, 0.5), (16, 0.25), (64, 0.125)] {
+        let queries = Sequences::batch(2, 9).unwrap();
+        let case = |scale| Case {
+            keys: queries.clone(),
+            queries: queries.clone(),
+            heads: 3,
+            head_channels,
+            scale,
+            mask: Mask::FULL,
+            dtype: DType::F32,
+            seed: 7,
+        };
+        let run = |scale, kind, device: &Device| Call::draw(&case(scale)).run(kind, device);
+        assert_eq!(Call::draw(&case(None)).problem().scale(), scale);
+        for (device, kind) in devices().iter().flat_map(|device| KINDS.map(|kind| (device, kind))) {
+            let default = run(None, kind, device);
+            assert!(same_bits(&default, &run(Some(scale), kind, device)), "D = {head_channels}, {kind:?}");
+            assert!(
+                !same_bits(&default, &run(Some(0.9 * scale), kind, device)),
+                "D = {head_channels}, {kind:?}"
+            );
+        }
+    }
+}
+
+/// Two keys with scores ln 3 and 0 have the weights 3/4 and 1/4.
+#[test]
+fn two_keys_by_hand() {
+    let ln3 = 3f32.ln();
+    // D = 4, so that scores are q k / 2; the second query sees the keys the other way round.
+    let q = [2.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0];
+    let k = [ln3, 0.0, 5.0, -5.0, 0.0, ln3, -5.0, 5.0];
+    let v = [4.0, 0.0, 8.0, -4.0, 0.0, 4.0, 8.0, 4.0];
+    let expected = [3.0, 1.0, 8.0, -2.0, 1.0, 3.0, 8.0, 2.0];
+    for (device, kind) in devices().iter().flat_map(|device| KINDS.map(|kind| (device, kind))) {
+        let [q, k, v] = [q, k, v].map(|data| Tensor::from_slice(&data, &[1, 2, 4], device).unwrap());
+        let options = ops::AttentionOptions { kind, ..Default::default() };
+        let y = ops::attention(&q, &k, &v, 1, &options).unwrap().to_f32().unwrap();
+        for (y, expected) in y.iter().zip(expected) {
+            assert!((y - expected).abs() <= 1e-5, "{kind:?}: {y}, not {expected}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use lightspan::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// Where the logits of a drawn call come from.
@@ -15,7 +15,7 @@ pub enum Generator {
     Separate { channels: usize, wide: bool, weight_bias: bool },
 }
 
-fn generator() -> impl Strategy<Value = Generator> {
+pub fn generator() -> impl Strategy<Value = Generator> {
     prop_oneof![
         Just(Generator::Given),
         any::<bool>().prop_map(|weight_bias| Generator::Own { weight_bias }),
@@ -127,20 +127,21 @@ impl Call {
         match self.problem.taps() {
             lightspan::problem::Taps::Given => {
                 let options = ops::ConvOptions { bias, normalize, sequences, history };
-                ops::dynamic_conv_given(&x, &weight, window, &options)
+                let y = ops::dynamic_conv_given(&x, &weight, window, &options).unwrap();
+                overwritten(y, |y| ops::dynamic_conv_given_into(y, &x, &weight, window, &options))
             }
             _ => {
                 let (query, weight_bias) = (query.as_ref(), weight_bias.as_ref());
                 let options =
                     ops::DynamicConvOptions { query, weight_bias, bias, normalize, sequences, history };
-                ops::dynamic_conv(&x, &weight, heads, window, &options)
+                let y = ops::dynamic_conv(&x, &weight, heads, window, &options).unwrap();
+                overwritten(y, |y| ops::dynamic_conv_into(y, &x, &weight, heads, window, &options))
             }
         }
-        .unwrap()
     }
 }
 
-fn check(case: &ConvCase, generator: Generator) -> Result<(), TestCaseError> {
+pub fn check(case: &ConvCase, generator: Generator) -> Result<(), TestCaseError> {
     let call = Call::draw(case, generator);
     let expected = call.expected();
     for device in devices() {

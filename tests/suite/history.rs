@@ -2,7 +2,7 @@ use lightspan::problem::{Convolution, HistoryProblem};
 use lightspan::{ops, reference};
 use proptest::prelude::*;
 
-use crate::support::{Numbers, config, conv_case, devices};
+use crate::support::{Numbers, config, conv_case, devices, overwritten};
 
 proptest! {
     #![proptest_config(config(300))]
@@ -17,7 +17,11 @@ proptest! {
         let history = numbers.draw(&problem.convolution().history_shape(), case.dtype, 2.0);
         let expected = reference::history(&problem, sequences, &x.data, &history.data);
         for device in devices() {
-            let next = ops::history(&x.on(&device), &history.on(&device), case.window, Some(sequences)).unwrap();
+            let (x, history) = (x.on(&device), history.on(&device));
+            let next = ops::history(&x, &history, case.window, Some(sequences)).unwrap();
+            let next = overwritten(next, |next| {
+                ops::history_into(next, &x, &history, case.window, Some(sequences))
+            });
             let next: Vec<f64> = next.to_f32().unwrap().into_iter().map(f64::from).collect();
             prop_assert_eq!(&next, &expected);
         }

@@ -4,7 +4,7 @@ use lightspan::{Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// A drawn call with its numbers.
@@ -53,11 +53,13 @@ impl Call {
             sequences: Some(&self.case.sequences),
             history: history.as_ref(),
         };
-        ops::light_conv(&self.x.on(device), &self.weight.on(device), self.case.window, &options).unwrap()
+        let (x, weight, window) = (self.x.on(device), self.weight.on(device), self.case.window);
+        let y = ops::light_conv(&x, &weight, window, &options).unwrap();
+        overwritten(y, |y| ops::light_conv_into(y, &x, &weight, window, &options))
     }
 }
 
-fn check(case: &ConvCase) -> Result<(), TestCaseError> {
+pub fn check(case: &ConvCase) -> Result<(), TestCaseError> {
     let call = Call::draw(case);
     let expected = call.expected();
     for device in devices() {

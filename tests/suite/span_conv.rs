@@ -4,7 +4,7 @@ use lightspan::{Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// A drawn call with its numbers: the convolution of the values is that of the case; its bias says whether there is a
@@ -15,12 +15,12 @@ pub struct Call {
     pub x: Values,
     pub query: Values,
     pub value: Values,
-    depthwise: Values,
-    pointwise: Values,
-    weight: Values,
-    key_bias: Option<Values>,
-    weight_bias: Option<Values>,
-    bias: Option<Values>,
+    pub depthwise: Values,
+    pub pointwise: Values,
+    pub weight: Values,
+    pub key_bias: Option<Values>,
+    pub weight_bias: Option<Values>,
+    pub bias: Option<Values>,
     pub history: Option<Values>,
     pub value_history: Option<Values>,
 }
@@ -104,11 +104,13 @@ impl Call {
             sequences: Some(&self.case.sequences),
             history: history.as_ref().map(|(x, value)| ops::SpanConvHistory { x, value }),
         };
-        ops::span_conv(&tensors, self.case.heads, self.case.window, &options).unwrap()
+        let ConvCase { heads, window, .. } = self.case;
+        let y = ops::span_conv(&tensors, heads, window, &options).unwrap();
+        overwritten(y, |y| ops::span_conv_into(y, &tensors, heads, window, &options))
     }
 }
 
-fn check(case: &ConvCase, channels: usize) -> Result<(), TestCaseError> {
+pub fn check(case: &ConvCase, channels: usize) -> Result<(), TestCaseError> {
     let call = Call::draw(case, channels);
     let expected = call.expected();
     for device in devices() {

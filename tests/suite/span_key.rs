@@ -4,7 +4,7 @@ use lightspan::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// A drawn call with its numbers: the depthwise convolution is that of the case, whose heads and normalisation the
@@ -62,7 +62,7 @@ impl Call {
         })
     }
 
-    fn run(&self, device: &Device) -> Tensor {
+    pub fn run(&self, device: &Device) -> Tensor {
         let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
         let (key_bias, history) = (tensor(&self.key_bias), tensor(&self.history));
         let [x, query, depthwise, pointwise] =
@@ -75,11 +75,12 @@ impl Call {
             history: history.as_ref(),
             output: Some(self.problem.output()),
         };
-        ops::span_key(&tensors, self.case.window, &options).unwrap()
+        let z = ops::span_key(&tensors, self.case.window, &options).unwrap();
+        overwritten(z, |z| ops::span_key_into(z, &tensors, self.case.window, &options))
     }
 }
 
-fn check(case: &ConvCase, outputs: usize, wide: bool) -> Result<(), TestCaseError> {
+pub fn check(case: &ConvCase, outputs: usize, wide: bool) -> Result<(), TestCaseError> {
     let call = Call::draw(case, outputs, if wide { DType::F32 } else { case.dtype });
     let expected = call.expected();
     for device in devices() {

@@ -1,5 +1,5 @@
 use lightspan::reference::Estimate;
-use lightspan::{DType, Device, Sequences, Tensor};
+use lightspan::{DType, Device, Result, Sequences, Tensor};
 use proptest::test_runner::TestCaseError;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -79,4 +79,29 @@ pub fn same_bits(a: &Tensor, b: &Tensor) -> bool {
     let bits =
         |tensor: &Tensor| -> Vec<u32> { tensor.to_f32().unwrap().into_iter().map(f32::to_bits).collect() };
     a.shape() == b.shape() && a.dtype() == b.dtype() && bits(a) == bits(b)
+}
+
+/// What a call returned, once the form of it that writes into a tensor gave the same bits.
+///
+/// That tensor holds NaN before, so that nothing can be left as it was: not the padding, and not an output that no tap
+/// reaches.
+pub fn overwritten(returned: Tensor, into: impl FnOnce(&mut Tensor) -> Result<()>) -> Tensor {
+    let stale = vec![f32::NAN; returned.len()];
+    let mut y = Tensor::from_f32(&stale, returned.shape(), returned.dtype(), returned.device()).unwrap();
+    into(&mut y).unwrap();
+    assert!(same_bits(&returned, &y), "the form that writes into {y:?} gives other numbers");
+    returned
+}
+
+/// Fails unless one row of `got`, of as many numbers as are expected, is within the bound of the reference.
+pub fn assert_row_admitted(expected: &[Estimate], got: &Tensor, row: usize) {
+    let values = got.to_f32().unwrap();
+    for (c, (estimate, &value)) in expected.iter().zip(&values[row * expected.len()..]).enumerate() {
+        assert!(
+            estimate.admits(f64::from(value), got.dtype()),
+            "channel {c} of row {row}: got {value:e}, expected {:e} within {:e}",
+            estimate.value,
+            estimate.bound
+        );
+    }
 }
