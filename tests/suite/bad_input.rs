@@ -1,10 +1,13 @@
 //! What each bad call is answered: the error, with every number in it.
 
 use lightspan::ops::{
-    self, AttentionOptions, ConvOptions, DynamicConvOptions, SpanConvTensors, SpanKeyTensors,
+    self, AttentionOptions, ConvOptions, DynamicConvOptions, SpanConvHistory, SpanConvOptions,
+    SpanConvTensors, SpanKeyOptions, SpanKeyTensors,
 };
 use lightspan::problem::{AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, SpanKeyProblem};
 use lightspan::{DType, Device, Dims, Error, Result, SequenceShape, Sequences, Tensor, Window, bf16};
+
+use crate::support::each;
 
 use DType::{BF16, F16, F32};
 
@@ -18,16 +21,6 @@ fn batch(batch: usize, time: usize) -> SequenceShape {
 
 fn conv(channels: usize, heads: usize, window: Window) -> Result<Convolution> {
     Convolution::new(batch(2, 3), channels, heads, window, BF16)
-}
-
-/// Fails unless every call gets its error; the message is for people, and checked for those that format something.
-fn each<T: std::fmt::Debug>(table: impl IntoIterator<Item = (Result<T>, Error)>) {
-    for (i, (got, expected)) in table.into_iter().enumerate() {
-        match got {
-            Err(got) => assert_eq!(got, expected, "case {i}"),
-            Ok(value) => panic!("case {i}: {value:?} instead of: {expected}"),
-        }
-    }
 }
 
 #[test]
@@ -218,6 +211,15 @@ fn dynamic_conv() {
         (given(&zeros([2, 5, 4, 4], F32)), Error::Heads { heads: 4, channels: 6 }),
         (given(&zeros([2, 5, 3, 4], F16)), Error::DType { tensor: "logits", expected: vec![F32], got: F16 }),
     ]);
+    let (logits, options) = (zeros([2, 5, 3, 4], F32), ConvOptions::default());
+    let into = |mut y: Tensor| ops::dynamic_conv_into(&mut y, &x, &weight, 3, causal, &plain);
+    let given_into = |mut y: Tensor| ops::dynamic_conv_given_into(&mut y, &x, &logits, causal, &options);
+    each([
+        (into(zeros([2, 6, 5], F32)), shape("y", [2, 5, 6], [2, 6, 5])),
+        (into(zeros([2, 5, 6], BF16)), dtype("y", F32, BF16)),
+        (given_into(zeros([10, 6], F32)), shape("y", [2, 5, 6], [10, 6])),
+        (given_into(zeros([2, 5, 6], F16)), dtype("y", F32, F16)),
+    ]);
 }
 
 #[test]
@@ -231,6 +233,19 @@ fn span_key_and_span_conv() {
         (run(SpanKeyTensors { depthwise: &weight, ..key }), shape("depthwise", [6, 3], [12, 8])),
         (run(SpanKeyTensors { pointwise: &weight, ..key }), shape("pointwise", [8, 6], [12, 8])),
         (run(SpanKeyTensors { pointwise: &x, ..key }), shape("pointwise", [8, 6], [2, 5, 6])),
+    ]);
+    let into = |mut z: Tensor, output| {
+        let options = SpanKeyOptions { output, ..Default::default() };
+        ops::span_key_into(&mut z, &key, window(3), &options)
+    };
+    each([
+        (into(zeros([2, 5, 6], F32), None), shape("z", [2, 5, 8], [2, 5, 6])),
+        (into(zeros([2, 5, 8], F16), None), dtype("z", F32, F16)),
+        (into(zeros([2, 5, 8], BF16), Some(F32)), dtype("z", F32, BF16)),
+        (
+            into(zeros([2, 5, 8], F32), Some(BF16)),
+            Error::DType { tensor: "z", expected: vec![F32], got: BF16 },
+        ),
     ]);
     let conv = SpanConvTensors {
         x: &x,
@@ -248,6 +263,36 @@ fn span_key_and_span_conv() {
         (run(conv, 3), Error::Heads { heads: 3, channels: 8 }),
         (run(SpanConvTensors { value: &zeros([2, 5, 8], F16), ..conv }, 4), dtype("value", F32, F16)),
     ]);
+    let into = |mut y: Tensor| ops::span_conv_into(&mut y, &conv, 4, window(3), &Default::default());
+    each([
+        (into(zeros([2, 5, 6], F32)), shape("y", [2, 5, 8], [2, 5, 6])),
+        (into(zeros([2, 5, 8], F16)), dtype("y", F32, F16)),
+    ]);
+}
+
+/// How much of a history went by, only sequences say.
+#[test]
+fn history_without_sequences() {
+    let causal = Window::causal(3).unwrap();
+    let [x, query, value] = [6, 8, 8].map(|channels| zeros([2, 5, channels], F32));
+    let (kept, kept_value) = (zeros([2, 2, 6], F32), zeros([2, 2, 8], F32));
+    let (history, missing) = (Some(&kept), Error::Missing { tensor: "sequences" });
+    let options = ConvOptions { history, ..Default::default() };
+    let dynamic = DynamicConvOptions { history, ..Default::default() };
+    each([
+        (ops::light_conv(&x, &zeros([3, 3], F32), causal, &options), missing.clone()),
+        (ops::dynamic_conv(&x, &zeros([9, 6], F32), 3, causal, &dynamic), missing.clone()),
+        (ops::dynamic_conv_given(&x, &zeros([2, 5, 3, 3], F32), causal, &options), missing.clone()),
+    ]);
+    let [depthwise, pointwise, weight] = [[6, 3], [8, 6], [12, 8]].map(|shape| zeros(shape, F32));
+    let key = SpanKeyTensors { x: &x, query: &query, depthwise: &depthwise, pointwise: &pointwise };
+    let options = SpanKeyOptions { history, ..Default::default() };
+    each([(ops::span_key(&key, causal, &options), missing.clone())]);
+    let SpanKeyTensors { x, query, depthwise, pointwise } = key;
+    let conv = SpanConvTensors { x, query, value: &value, depthwise, pointwise, weight: &weight };
+    let history = Some(SpanConvHistory { x: &kept, value: &kept_value });
+    let options = SpanConvOptions { history, ..Default::default() };
+    each([(ops::span_conv(&conv, 4, causal, &options), missing)]);
 }
 
 #[test]
@@ -261,6 +306,12 @@ fn linear() {
         (run(&x, &bias), any_shape("weight", [None, None], [6])),
         (run(&zeros([], F32), &weight), shape("x", [6], [])),
         (ops::linear(&x, &weight, &biased), shape("bias", [3], [6])),
+    ]);
+    let into = |mut y: Tensor| ops::linear_into(&mut y, &x, &weight, &Default::default());
+    each([
+        (into(zeros([2, 5, 6], F32)), shape("y", [2, 5, 3], [2, 5, 6])),
+        (into(zeros([10, 3], F32)), shape("y", [2, 5, 3], [10, 3])),
+        (into(zeros([2, 5, 3], F16)), dtype("y", F32, F16)),
     ]);
 }
 
@@ -286,6 +337,11 @@ fn attention() {
         ),
         (run(&k, &k, 3, scaled), Error::NotFinite { what: "scale", got: f32::NEG_INFINITY }),
     ]);
+    let into = |mut y: Tensor| ops::attention_into(&mut y, &q, &k, &k, 3, &plain);
+    each([
+        (into(zeros([2, 7, 6], F32)), shape("y", [2, 5, 6], [2, 7, 6])),
+        (into(zeros([2, 5, 6], BF16)), dtype("y", F32, BF16)),
+    ]);
 }
 
 #[test]
@@ -297,6 +353,11 @@ fn history() {
         (run(&x, &x, causal), shape("history", [2, 3, 6], [2, 5, 6])),
         (run(&x, &kept, window(4)), Error::HistoryNotCausal { left: 1, width: 4, dilation: 1, reach: 3 }),
         (run(&x, &zeros([2, 3, 6], BF16), causal), dtype("history", F32, BF16)),
+    ]);
+    let into = |mut next: Tensor| ops::history_into(&mut next, &x, &kept, causal, None);
+    each([
+        (into(zeros([2, 5, 6], F32)), shape("next", [2, 3, 6], [2, 5, 6])),
+        (into(zeros([2, 3, 6], F16)), dtype("next", F32, F16)),
     ]);
 }
 
