@@ -1,6 +1,9 @@
 //! The CPU room on slices with a token stride: the numbers are those of contiguous tensors, and what lies between the
 //! rows is neither read nor written.
 
+mod equal_tensors;
+mod refused;
+
 use lightspan::cpu::{self, Rows, RowsMut};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
