@@ -310,6 +310,18 @@ impl Fed<'_> {
     }
 }
 
+/// Dilating a window as far as it is dilated already changes nothing, also where the left padding is no whole number of
+/// taps.
+#[test]
+fn a_window_dilated_as_it_is_stays_as_it_is() {
+    for (width, dilation) in (1..6).flat_map(|width| (1..5).map(move |dilation| (width, dilation))) {
+        for left in 0..=(width - 1) * dilation {
+            let window = Window::new(width, dilation, left).unwrap();
+            assert_eq!(window.dilated(dilation), Ok(window));
+        }
+    }
+}
+
 /// The same call twice, and on other numbers of threads, gives the same bits.
 #[test]
 fn outputs_are_deterministic() {
