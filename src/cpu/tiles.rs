@@ -40,13 +40,17 @@ impl Tiles {
     ) {
         let count = self.count();
         let next = AtomicUsize::new(0);
+        // Neighbours share their halo, so a worker takes some of them in a row, and all workers many times.
+        let run = (count / (8 * workers())).clamp(1, 8);
         let work = |scratch: &mut [f32]| loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
+            let first = next.fetch_add(run, Ordering::Relaxed);
+            if first >= count {
                 return;
             }
-            let (rows, columns) = self.get(index);
-            body(rows, columns, scratch);
+            for index in first..(first + run).min(count) {
+                let (rows, columns) = self.get(index);
+                body(rows, columns, scratch);
+            }
         };
         let workers = workers().min(count);
         match workers {
