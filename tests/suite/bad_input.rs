@@ -1,11 +1,12 @@
 //! What each bad call is answered: the error, with every number in it.
 
+mod problems;
+
 use lightspan::ops::{
     self, AttentionOptions, ConvOptions, DynamicConvOptions, SpanConvHistory, SpanConvOptions,
     SpanConvTensors, SpanKeyOptions, SpanKeyTensors,
 };
-use lightspan::problem::{AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, SpanKeyProblem};
-use lightspan::{DType, Device, Dims, Error, Result, SequenceShape, Sequences, Tensor, Window, bf16};
+use lightspan::{DType, Device, Dims, Error, Sequences, Tensor, Window, bf16};
 
 use crate::support::each;
 
@@ -13,107 +14,6 @@ use DType::{BF16, F16, F32};
 
 fn window(width: usize) -> Window {
     Window::same(width).unwrap()
-}
-
-fn batch(batch: usize, time: usize) -> SequenceShape {
-    Sequences::batch(batch, time).unwrap().shape()
-}
-
-fn conv(channels: usize, heads: usize, window: Window) -> Result<Convolution> {
-    Convolution::new(batch(2, 3), channels, heads, window, BF16)
-}
-
-#[test]
-fn windows() {
-    each([
-        (Window::new(0, 1, 0), Error::ZeroSize { what: "window width" }),
-        (Window::causal(0), Error::ZeroSize { what: "window width" }),
-        (Window::same(0), Error::ZeroSize { what: "window width" }),
-        (Window::new(3, 0, 0), Error::ZeroSize { what: "window dilation" }),
-        (Window::new(4, 2, 7), Error::WindowLeft { left: 7, width: 4, dilation: 2, reach: 6 }),
-        (Window::new(usize::MAX, 2, 0), Error::TooLarge { what: "window", sizes: vec![usize::MAX, 2] }),
-        (window(9).dilated(usize::MAX), Error::TooLarge { what: "window", sizes: vec![9, usize::MAX] }),
-    ]);
-}
-
-#[test]
-fn sequences() {
-    each([
-        (Sequences::padded(4, &[4, 5]), Error::LengthPastTime { sequence: 1, length: 5, time: 4 }),
-        (Sequences::packed(&[]), Error::OffsetStart { got: None }),
-        (Sequences::packed(&[1, 2]), Error::OffsetStart { got: Some(1) }),
-        (Sequences::packed(&[0, 5, 3]), Error::OffsetOrder { index: 2, previous: 5, got: 3 }),
-        (
-            Sequences::packed(&[0, usize::MAX]),
-            Error::TooLarge { what: "sequences", sizes: vec![1, usize::MAX] },
-        ),
-        (
-            Sequences::batch(3, usize::MAX / 2),
-            Error::TooLarge { what: "sequences", sizes: vec![3, usize::MAX / 2] },
-        ),
-        (Sequences::batch(2, 3).unwrap().after(&[1]), Error::PastCount { sequences: 2, got: 1 }),
-        (
-            Sequences::batch(1, 3).unwrap().after(&[usize::MAX]),
-            Error::TooLarge { what: "past", sizes: vec![usize::MAX] },
-        ),
-    ]);
-}
-
-#[test]
-fn convolutions() {
-    let huge = usize::MAX / 16;
-    let ahead = Error::HistoryNotCausal { left: 1, width: 3, dilation: 1, reach: 2 };
-    let wrong = |tensor| Error::DType { tensor, expected: vec![BF16, F32], got: F16 };
-    each([
-        (conv(0, 1, window(3)), Error::ZeroSize { what: "channels" }),
-        (conv(4, 0, window(3)), Error::ZeroSize { what: "heads" }),
-        (conv(6, 4, window(3)), Error::Heads { heads: 4, channels: 6 }),
-        (conv(3, 6, window(3)), Error::Heads { heads: 6, channels: 3 }),
-        (conv(huge, 1, window(3)), Error::TooLarge { what: "x", sizes: vec![6, huge] }),
-        (conv(4, 2, window(huge)), Error::TooLarge { what: "weight", sizes: vec![4, huge] }),
-        (conv(4, 2, window(3)).unwrap().with_parameters(F16), wrong("parameters")),
-        (conv(4, 2, window(3)).unwrap().with_history(true), ahead),
-    ]);
-    let given = DynamicConvProblem::given(conv(4, 2, window(3)).unwrap()).unwrap();
-    let generated = DynamicConvProblem::generated(conv(4, 2, window(3)).unwrap()).unwrap();
-    each([
-        (given.with_query(3, F32), Error::Surplus { tensor: "query" }),
-        (given.with_weight_bias(true), Error::Surplus { tensor: "weight_bias" }),
-        (generated.with_query(0, F32), Error::ZeroSize { what: "query channels" }),
-        (generated.with_query(3, F16), wrong("query")),
-        (generated.with_query(huge, F32), Error::TooLarge { what: "query", sizes: vec![6, huge] }),
-    ]);
-    each([
-        (SpanKeyProblem::new(batch(2, 3), 4, 0, window(3), F32), Error::ZeroSize { what: "key channels" }),
-        (SpanKeyProblem::new(batch(2, 3), 0, 4, window(3), F32), Error::ZeroSize { what: "channels" }),
-        (
-            SpanKeyProblem::new(batch(2, 3), 4, 4, window(3), F16).and_then(|key| key.with_output(BF16)),
-            Error::DType { tensor: "z", expected: vec![F16, F32], got: BF16 },
-        ),
-    ]);
-}
-
-#[test]
-fn linear_and_attention() {
-    each([
-        (LinearProblem::new(1, 0, 1, F32), Error::ZeroSize { what: "linear inputs" }),
-        (LinearProblem::new(1, 1, 0, F32), Error::ZeroSize { what: "linear outputs" }),
-        (
-            LinearProblem::new(1, 1, 1, F16).and_then(|linear| linear.with_parameters(BF16)),
-            Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
-        ),
-    ]);
-    let attention =
-        |queries, keys, heads, d| AttentionProblem::new(batch(queries, 3), batch(keys, 3), heads, d, F32);
-    each([
-        (attention(2, 2, 0, 4), Error::ZeroSize { what: "heads" }),
-        (attention(2, 2, 4, 0), Error::ZeroSize { what: "head channels" }),
-        (attention(2, 3, 4, 4), Error::SequencePairs { queries: 2, keys: 3 }),
-        (
-            attention(2, 2, 1, 4).and_then(|a| a.with_scale(f32::INFINITY)),
-            Error::NotFinite { what: "scale", got: f32::INFINITY },
-        ),
-    ]);
 }
 
 fn shape<const N: usize, const M: usize>(
