@@ -1,5 +1,7 @@
 //! What each wrong argument of the CPU room is answered; the output is as it was.
 
+mod products;
+
 use lightspan::cpu::{self, Elements, Rows, RowsMut, TapArgs};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
@@ -380,106 +382,6 @@ fn span_conv() {
         (all(cpu::SpanConvArgs { value_history: None, ..with(y()) }), missing("value_history")),
         (all(cpu::SpanConvArgs { value_history: Some(some(23)), ..with(y()) }), short("value_history", 24)),
         (all(cpu::SpanConvArgs { value_history: Some(bf16s()), ..with(y()) }), dtype("value_history", BF16)),
-    ]);
-    assert!(outputs.untouched());
-}
-
-#[test]
-fn linear() {
-    let mut outputs = Outputs::new(6, 5);
-    let mut ys = outputs.calls.chunks_mut(outputs.len).map(RowsMut::contiguous);
-    let mut y = || ys.next().unwrap();
-    let plain = |y| cpu::LinearArgs { x: rows(24), weight: some(20), bias: None, y };
-    let run = |bias, args| {
-        let problem = LinearProblem::new(6, 4, 5, F32).unwrap().with_bias(bias);
-        let operator = cpu::Linear::new(problem);
-        operator.run(args, &mut vec![0.0; operator.scratch_len()])
-    };
-    let of_y = [
-        RowsMut::contiguous(&mut outputs.short[..]),
-        RowsMut::strided(&mut outputs.narrow[..], 4),
-        RowsMut::contiguous(&mut outputs.half[..]),
-    ];
-    each(of_y.map(|y| run(false, plain(y))).into_iter().zip(wrong_outputs("y", 6, 5)));
-    each([
-        (run(false, cpu::LinearArgs { x: rows(23), ..plain(y()) }), short("x", 24)),
-        (run(false, cpu::LinearArgs { x: f16_rows(), ..plain(y()) }), dtype("x", F16)),
-        (run(false, cpu::LinearArgs { x: Rows::strided(&ONES[..], 3), ..plain(y()) }), stride("x", 4)),
-        (run(false, cpu::LinearArgs { weight: some(19), ..plain(y()) }), short("weight", 20)),
-        (run(false, cpu::LinearArgs { weight: bf16s(), ..plain(y()) }), dtype("weight", BF16)),
-        (run(false, cpu::LinearArgs { bias: Some(some(5)), ..plain(y()) }), surplus("bias")),
-        (run(true, plain(y())), missing("bias")),
-        (run(true, cpu::LinearArgs { bias: Some(some(4)), ..plain(y()) }), short("bias", 5)),
-        (run(true, cpu::LinearArgs { bias: Some(bf16s()), ..plain(y()) }), dtype("bias", BF16)),
-    ]);
-    assert!(outputs.untouched());
-}
-
-#[test]
-fn attention() {
-    let Tokens { good: queries, other, .. } = tokens();
-    let keys = Sequences::batch(2, 5).unwrap();
-    for kind in [AttentionKind::Naive, AttentionKind::Fused] {
-        let mut outputs = Outputs::new(6, 4);
-        let mut ys = outputs.calls.chunks_mut(outputs.len).map(RowsMut::contiguous);
-        let mut y = || ys.next().unwrap();
-        let plain = |y| cpu::AttentionArgs {
-            queries: &queries,
-            keys: &keys,
-            q: rows(24),
-            k: rows(40),
-            v: rows(40),
-            y,
-        };
-        let run = |args| {
-            let problem = AttentionProblem::new(queries.shape(), keys.shape(), 2, 2, F32).unwrap();
-            let operator = cpu::Attention::new(problem, kind);
-            operator.run(args, &mut vec![0.0; operator.scratch_len(&queries, &keys)])
-        };
-        let of_y = [
-            RowsMut::contiguous(&mut outputs.short[..]),
-            RowsMut::strided(&mut outputs.narrow[..], 3),
-            RowsMut::contiguous(&mut outputs.half[..]),
-        ];
-        each(of_y.map(|y| run(plain(y))).into_iter().zip(wrong_outputs("y", 6, 4)));
-        let not = |expected: &Sequences, got: &Sequences| Error::Sequences {
-            expected: expected.shape().to_string(),
-            got: got.shape().to_string(),
-        };
-        each([
-            (run(cpu::AttentionArgs { queries: &other, ..plain(y()) }), not(&queries, &other)),
-            (run(cpu::AttentionArgs { keys: &queries, ..plain(y()) }), not(&keys, &queries)),
-            (run(cpu::AttentionArgs { q: rows(23), ..plain(y()) }), short("q", 24)),
-            (run(cpu::AttentionArgs { q: f16_rows(), ..plain(y()) }), dtype("q", F16)),
-            (run(cpu::AttentionArgs { k: rows(39), ..plain(y()) }), short("k", 40)),
-            (run(cpu::AttentionArgs { k: f16_rows(), ..plain(y()) }), dtype("k", F16)),
-            (run(cpu::AttentionArgs { v: rows(39), ..plain(y()) }), short("v", 40)),
-            (run(cpu::AttentionArgs { v: f16_rows(), ..plain(y()) }), dtype("v", F16)),
-            (run(cpu::AttentionArgs { v: Rows::strided(&ONES[..], 3), ..plain(y()) }), stride("v", 4)),
-        ]);
-        assert!(outputs.untouched());
-    }
-}
-
-#[test]
-fn history() {
-    let Tokens { good: sequences, other, .. } = tokens();
-    // Two sequences remember two tokens of four channels each.
-    let mut outputs = Outputs::new(4, 4);
-    let mut nexts = outputs.calls.chunks_mut(outputs.len).map(Into::into);
-    let mut next = || nexts.next().unwrap();
-    let plain = |next| cpu::HistoryArgs { sequences: &sequences, x: rows(24), history: some(16), next };
-    let operator = cpu::History::new(HistoryProblem::new(conv(4)).unwrap());
-    let run = |args| operator.run(args);
-    each([
-        (run(plain((&mut outputs.short[..]).into())), short("next", 16)),
-        (run(plain((&mut outputs.half[..]).into())), dtype("next", F16)),
-        (run(cpu::HistoryArgs { sequences: &other, ..plain(next()) }), other_sequences()),
-        (run(cpu::HistoryArgs { x: rows(23), ..plain(next()) }), short("x", 24)),
-        (run(cpu::HistoryArgs { x: f16_rows(), ..plain(next()) }), dtype("x", F16)),
-        (run(cpu::HistoryArgs { x: Rows::strided(&ONES[..], 3), ..plain(next()) }), stride("x", 4)),
-        (run(cpu::HistoryArgs { history: some(15), ..plain(next()) }), short("history", 16)),
-        (run(cpu::HistoryArgs { history: bf16s(), ..plain(next()) }), dtype("history", BF16)),
     ]);
     assert!(outputs.untouched());
 }
