@@ -9,7 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What is wrong with a call, with every number needed to mend it.
 ///
-/// All of these are found before anything is allocated or launched.
+/// What is wrong with a call is found before anything is allocated or launched; that memory is lacking, before anything
+/// is launched.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -51,13 +51,16 @@ impl FilterPlan {
 
     /// Numbers of scratch that all workers share: taps of each head, and taps in use and bias of each channel.
     pub(crate) fn shared(&self) -> usize {
-        self.heads * self.width + (self.used.len() + 1) * padded(self.channels)
+        // Windows so wide that these overflow have weights that no memory holds, and a run refuses them.
+        let expanded = (self.used.len() + 1).saturating_mul(padded(self.channels));
+        expanded.saturating_add(self.heads * self.width)
     }
 
     /// Numbers of scratch for each worker: the rows of a phase, its outputs, and the taps of a token at the edge.
     pub(crate) fn per_worker(&self) -> usize {
-        let edge = if self.edges { 2 * self.used.len() * BLOCK } else { 0 };
-        self.staged.len(self.tile_channels()) + self.tile_tokens * padded(self.tile_channels()) + edge
+        let edge = if self.edges { self.used.len().saturating_mul(2 * BLOCK) } else { 0 };
+        let outputs = self.tile_tokens * padded(self.tile_channels());
+        self.staged.len(self.tile_channels()).saturating_add(outputs).saturating_add(edge)
     }
 
     fn tile_channels(&self) -> usize {

@@ -71,7 +71,6 @@ impl Linear {
         let problem = &self.problem;
         let (inputs, outputs) = (problem.inputs(), problem.outputs());
         let x = args.x.check("x", problem.dtype(), problem.rows(), inputs)?;
-        args.weight.check("weight", problem.parameters(), outputs * inputs)?;
         check_optional("bias", args.bias, problem.has_bias(), problem.parameters(), outputs)?;
         let weight = Rows::contiguous(args.weight).check("weight", problem.parameters(), outputs, inputs)?;
         let y = args.y.check("y", problem.dtype(), problem.rows(), outputs)?;

@@ -166,11 +166,11 @@ pub(crate) struct Staged {
 impl Staged {
     /// Numbers of one block.
     pub(crate) const fn block_len(self) -> usize {
-        self.rows * self.stride
+        self.rows.saturating_mul(self.stride)
     }
 
     /// Numbers of `channels` channels.
     pub(crate) const fn len(self, channels: usize) -> usize {
-        channels.div_ceil(self.block) * self.block_len()
+        self.block_len().saturating_mul(channels.div_ceil(self.block))
     }
 }

@@ -56,7 +56,7 @@ impl SpanConv {
     /// Numbers of scratch memory that a run needs, on the threads of the current rayon pool: the key, and what either
     /// operator needs.
     pub fn scratch_len(&self) -> usize {
-        self.key_len() + self.key.scratch_len().max(self.conv.scratch_len())
+        self.key_len().saturating_add(self.key.scratch_len().max(self.conv.scratch_len()))
     }
 
     fn key_len(&self) -> usize {

@@ -58,7 +58,7 @@ impl SpanKey {
 
     /// The filter, the pointwise weight where it is not f32, and the bias.
     fn shared(&self) -> usize {
-        self.filter.shared() + self.pointwise_copy() + self.problem.outputs()
+        self.filter.shared().saturating_add(self.pointwise_copy() + self.problem.outputs())
     }
 
     fn pointwise_copy(&self) -> usize {
@@ -70,9 +70,8 @@ impl SpanKey {
     fn per_worker(&self) -> usize {
         let tokens = self.filter.tile_tokens();
         let outputs = self.problem.outputs();
-        self.filter.per_worker()
-            + tokens * self.problem.depthwise().channels()
-            + (padded(tokens) + tokens + 1) * outputs
+        let tile = tokens * self.problem.depthwise().channels() + (padded(tokens) + tokens + 1) * outputs;
+        self.filter.per_worker().saturating_add(tile)
     }
 
     /// Computes z.

@@ -86,3 +86,19 @@ fn one_channel_and_heads_of_awkward_size() {
         check(&ConvCase { sequences, heads, head_channels, ..case });
     }
 }
+
+/// Problems that no memory holds are described, and their scratch is a number too large to be had: nothing overflows.
+#[test]
+fn a_window_past_all_memory() {
+    for normalize in [Normalize::Softmax, Normalize::SoftmaxInRange] {
+        let sequences = Sequences::batch(1, 1).unwrap();
+        let window = Window::causal(1 << 58).unwrap();
+        let case = ConvCase { sequences, heads: 1, head_channels: 1, window, normalize, ..case(window) };
+        let conv = case.convolution();
+        let problem = DynamicConvProblem::given(conv).unwrap();
+        assert!(cpu::LightConv::new(LightConvProblem::new(conv)).scratch_len() > 1 << 58);
+        assert!(cpu::DynamicConv::new(problem).scratch_len() > 1 << 58);
+        assert!(cpu::SpanConv::new(SpanConvProblem::new(1, conv).unwrap()).scratch_len() > 1 << 58);
+        assert!(problem.flops() > 1 << 58);
+    }
+}

@@ -150,7 +150,8 @@ impl Plan {
     }
 
     pub(super) fn taps_len(&self) -> usize {
-        self.tile_heads * self.width * self.tap_stride
+        // A window so wide that this overflows has logits that no memory holds, and a run refuses them.
+        (self.tile_heads * self.width).saturating_mul(self.tap_stride)
     }
 
     /// From one output row to the next, where lanes are channels: a group, and room for a vector to run over.
@@ -165,13 +166,12 @@ impl Plan {
     }
 
     /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; staged rows
-    /// and outputs of a group; a block of tokens and of outputs,
-    /// each as rows and as columns.
+    /// and outputs of a group; a block of tokens and of outputs, each as rows and as columns.
     pub(super) fn per_worker(&self) -> usize {
-        let by_channel = self.staged.len(self.group) + self.tile_tokens * self.out_stride();
+        let by_channel = self.staged.len(self.group).saturating_add(self.tile_tokens * self.out_stride());
         let by_token = 2 * self.staged.block * (self.channel_stride() + self.tap_stride);
         let by_token = self.token_lanes.map_or(0, |_| by_token);
-        self.taps_len() + self.query.max(by_channel).max(by_token)
+        self.taps_len().saturating_add(self.query.max(by_channel).max(by_token))
     }
 
     pub(super) fn tiles(&self) -> Tiles {
