@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::cpu::ScratchPool;
+#[cfg(feature = "wgpu")]
+use crate::wgpu::Gpu;
 use crate::{Error, Result};
 
 /// A kind of device.
@@ -61,6 +63,8 @@ pub struct Device {
 #[derive(Clone)]
 pub(crate) enum Room {
     Cpu(Arc<ScratchPool>),
+    #[cfg(feature = "wgpu")]
+    Wgpu(Gpu),
 }
 
 impl Device {
@@ -82,7 +86,14 @@ impl Device {
     pub fn open(backend: Backend) -> Result<Self> {
         match backend {
             Backend::Cpu => Ok(Device::cpu()),
-            Backend::Wgpu | Backend::Cuda => Err(Error::Unavailable {
+            #[cfg(feature = "wgpu")]
+            Backend::Wgpu => Device::wgpu(),
+            #[cfg(not(feature = "wgpu"))]
+            Backend::Wgpu => Err(Error::Unavailable {
+                backend: backend.name(),
+                reason: "this build of lightspan is without the feature \"wgpu\"".to_owned(),
+            }),
+            Backend::Cuda => Err(Error::Unavailable {
                 backend: backend.name(),
                 reason: "this version of lightspan has no kernels for it yet".to_owned(),
             }),
@@ -93,6 +104,8 @@ impl Device {
     pub fn backend(&self) -> Backend {
         match self.room {
             Room::Cpu(_) => Backend::Cpu,
+            #[cfg(feature = "wgpu")]
+            Room::Wgpu(_) => Backend::Wgpu,
         }
     }
 
@@ -102,8 +115,19 @@ impl Device {
     ///
     /// None on the CPU, where a call returns when its work is done; a GPU may be lost.
     pub fn synchronize(&self) -> Result<()> {
-        match self.room {
+        match &self.room {
             Room::Cpu(_) => Ok(()),
+            #[cfg(feature = "wgpu")]
+            Room::Wgpu(gpu) => gpu.synchronize(),
+        }
+    }
+
+    /// The room of a wgpu device, for calls on buffers of your own beside its tensors.
+    #[cfg(feature = "wgpu")]
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.room {
+            Room::Wgpu(gpu) => Some(gpu),
+            Room::Cpu(_) => None,
         }
     }
 
@@ -112,11 +136,65 @@ impl Device {
     }
 }
 
+/// Devices by wgpu. (Where a constructor waits for the driver, its twin for browsers does not.)
+#[cfg(feature = "wgpu")]
+impl Device {
+    /// The best GPU that has a driver for Vulkan, Metal or DX12. A software adapter is opened only by its name, since
+    /// [`Device::cpu`] is faster: see [`Device::wgpu_named`]. The environment variable `WGPU_ADAPTER_NAME` is such a name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where there is none; the message lists what there is.
+    pub fn wgpu() -> Result<Self> {
+        pollster::block_on(Device::wgpu_async())
+    }
+
+    /// [`Device::wgpu`], without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::wgpu`].
+    pub async fn wgpu_async() -> Result<Self> {
+        Ok(Device { room: Room::Wgpu(Gpu::open().await?) })
+    }
+
+    /// The first adapter whose name contains `name`, upper or lower case: `"llvmpipe"` is Mesa's software Vulkan.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where there is none; the message lists what there is.
+    pub fn wgpu_named(name: &str) -> Result<Self> {
+        pollster::block_on(Device::wgpu_named_async(name))
+    }
+
+    /// [`Device::wgpu_named`], without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::wgpu_named`].
+    pub async fn wgpu_named_async(name: &str) -> Result<Self> {
+        Ok(Device { room: Room::Wgpu(Gpu::open_named(name).await?) })
+    }
+
+    /// A device that is yours. Nothing is registered on it, and its limits are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`] where it is lost already.
+    pub fn from_wgpu(device: ::wgpu::Device, queue: ::wgpu::Queue) -> Result<Self> {
+        Ok(Device { room: Room::Wgpu(Gpu::new(device, queue)?) })
+    }
+}
+
 /// Whether tensors of one may be used with the other.
 impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         match (&self.room, &other.room) {
             (Room::Cpu(_), Room::Cpu(_)) => true,
+            #[cfg(feature = "wgpu")]
+            (Room::Wgpu(one), Room::Wgpu(other)) => one == other,
+            #[cfg(feature = "wgpu")]
+            _ => false,
         }
     }
 }
@@ -125,8 +203,10 @@ impl Eq for Device {}
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.room {
+        match &self.room {
             Room::Cpu(_) => write!(f, "cpu ({} threads)", rayon::current_num_threads()),
+            #[cfg(feature = "wgpu")]
+            Room::Wgpu(gpu) => write!(f, "wgpu ({})", gpu.name()),
         }
     }
 }

@@ -230,6 +230,53 @@ pub enum Error {
         bytes: usize,
     },
 
+    /// A device allows less than a call needs.
+    #[error("{needed} {what} {of} are more than the {limit} that the device allows")]
+    Limit {
+        /// What is counted, as in "bytes of".
+        what: &'static str,
+        /// What it is counted of.
+        of: &'static str,
+        /// How much is needed.
+        needed: u64,
+        /// How much the device allows.
+        limit: u64,
+    },
+
+    /// An output shares its buffer with an input, which GPUs do not allow within one call.
+    #[error("{output} is in the same buffer as {input}: a call cannot write a buffer that it reads")]
+    SharedBuffer {
+        /// The output.
+        output: &'static str,
+        /// The input.
+        input: &'static str,
+    },
+
+    /// A buffer was made without a usage that the call needs.
+    #[error("the buffer of {tensor} was made without the usage {usage}")]
+    BufferUsage {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// The usage that is missing.
+        usage: &'static str,
+    },
+
+    /// The device is gone: it was destroyed, unplugged or reset. Its tensors are lost with it.
+    #[error("the device is lost: {reason}")]
+    DeviceLost {
+        /// What the driver says.
+        reason: String,
+    },
+
+    /// The driver refused what it should have been able to do.
+    #[error("the driver refused {what}: {reason}")]
+    Driver {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it says.
+        reason: String,
+    },
+
     /// A number must be finite.
     #[error("{what} must be finite, got {got}")]
     NotFinite {

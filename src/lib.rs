@@ -47,6 +47,8 @@ pub mod problem;
 pub mod reference;
 mod sequences;
 mod tensor;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 mod window;
 
 pub use device::{Backend, Device};

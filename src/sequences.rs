@@ -65,6 +65,15 @@ impl SequenceShape {
         }
     }
 
+    /// An error unless `got` is this shape.
+    pub(crate) fn check(self, got: SequenceShape) -> Result<()> {
+        if self == got {
+            Ok(())
+        } else {
+            Err(Error::Sequences { expected: self.to_string(), got: got.to_string() })
+        }
+    }
+
     /// Tokens that each sequence has room for; for a packed batch, whose lengths are data, the even share.
     pub(crate) fn mean_room(self) -> f64 {
         match self.layout {
@@ -237,11 +246,13 @@ impl Sequences {
 
     /// An error unless these are sequences of the shape that a problem was made for.
     pub(crate) fn check(&self, expected: SequenceShape) -> Result<()> {
-        if self.shape == expected {
-            Ok(())
-        } else {
-            Err(Error::Sequences { expected: expected.to_string(), got: self.shape.to_string() })
-        }
+        expected.check(self.shape)
+    }
+
+    /// Who they are, for as long as someone has them.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<[Sequence]> {
+        Arc::downgrade(&self.sequences)
     }
 
     /// Whether any of them began in an earlier call.

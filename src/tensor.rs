@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use crate::cpu::{Buffer, Elements, ElementsMut};
+use crate::cpu::{self, Buffer, Elements, ElementsMut};
 use crate::device::Room;
+#[cfg(feature = "wgpu")]
+use crate::wgpu::Gpu;
 use crate::{DType, Device, Element, Error, Result};
 
 /// Numbers on a device: contiguous, the last size fastest.
@@ -19,6 +21,8 @@ pub struct Tensor {
 /// The memory of a tensor, in the room of its device.
 enum Storage {
     Cpu(Buffer),
+    #[cfg(feature = "wgpu")]
+    Wgpu(Gpu, ::wgpu::Buffer),
 }
 
 impl Tensor {
@@ -32,6 +36,8 @@ impl Tensor {
         let len = checked_len(shape)?;
         let storage = match device.room() {
             Room::Cpu(_) => Storage::Cpu(Buffer::zeros(dtype, len)?),
+            #[cfg(feature = "wgpu")]
+            Room::Wgpu(gpu) => Storage::Wgpu(gpu.clone(), gpu.tensor(dtype, len)?),
         };
         Ok(Tensor { device: device.clone(), dtype, shape: shape.to_vec(), storage })
     }
@@ -64,6 +70,8 @@ impl Tensor {
                 ElementsMut::F16(out) => out.copy_from_slice(bytemuck::cast_slice(values)),
                 ElementsMut::BF16(out) => out.copy_from_slice(bytemuck::cast_slice(values)),
             },
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(gpu, buffer) => gpu.write(buffer, bytemuck::cast_slice(values))?,
         }
         Ok(())
     }
@@ -78,6 +86,12 @@ impl Tensor {
         let mut tensor = Tensor::zeros(shape, dtype, device)?;
         match &mut tensor.storage {
             Storage::Cpu(buffer) => buffer.elements_mut().store(values),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(gpu, buffer) => {
+                let mut rounded = Buffer::zeros(dtype, values.len())?;
+                rounded.elements_mut().store(values);
+                gpu.write(buffer, rounded.elements().bytes())?;
+            }
         }
         Ok(tensor)
     }
@@ -86,12 +100,28 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// [`Error::DType`] where they are of another.
+    /// [`Error::DType`] where they are of another, [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
-        let Storage::Cpu(buffer) = &self.storage;
-        match buffer.elements().as_slice() {
-            Some(slice) => Ok(slice.to_vec()),
-            None => Err(Error::DType { tensor: "the tensor", expected: vec![E::DTYPE], got: self.dtype }),
+        now(self.to_vec_async())
+    }
+
+    /// [`Tensor::to_vec`], without waiting for the device: in a browser there is no other way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::to_vec`].
+    pub async fn to_vec_async<E: Element>(&self) -> Result<Vec<E>> {
+        let other = Error::DType { tensor: "the tensor", expected: vec![E::DTYPE], got: self.dtype };
+        match &self.storage {
+            Storage::Cpu(buffer) => buffer.elements().as_slice().map(<[E]>::to_vec).ok_or(other),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(..) if self.dtype != E::DTYPE => Err(other),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(gpu, buffer) => {
+                let mut values = cpu::zeros::<E>("a download", self.len())?;
+                gpu.read(buffer, bytemuck::cast_slice_mut(&mut values)).await?;
+                Ok(values)
+            }
         }
     }
 
@@ -99,11 +129,27 @@ impl Tensor {
     ///
     /// # Errors
     ///
-    /// None on the CPU; the signature leaves room for a device that is lost.
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let Storage::Cpu(buffer) = &self.storage;
-        let mut values = vec![0.0; self.len()];
-        buffer.elements().load(0, &mut values);
+        now(self.to_f32_async())
+    }
+
+    /// [`Tensor::to_f32`], without waiting for the device: in a browser there is no other way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tensor::to_f32`].
+    pub async fn to_f32_async(&self) -> Result<Vec<f32>> {
+        let mut values = cpu::zeros::<f32>("a download", self.len())?;
+        match &self.storage {
+            Storage::Cpu(buffer) => buffer.elements().load(0, &mut values),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(gpu, buffer) => {
+                let mut copy = Buffer::zeros(self.dtype, self.len())?;
+                gpu.read(buffer, copy.elements_mut().into_bytes()).await?;
+                copy.elements().load(0, &mut values);
+            }
+        }
         Ok(values)
     }
 
@@ -143,14 +189,38 @@ impl Tensor {
         &self.device
     }
 
+    /// The numbers of a tensor of the CPU: operators ask for them once all tensors are known to be on one device.
     pub(crate) fn cpu(&self) -> Elements<'_> {
-        let Storage::Cpu(buffer) = &self.storage;
-        buffer.elements()
+        match &self.storage {
+            Storage::Cpu(buffer) => buffer.elements(),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(..) => unreachable!("tensors of one call are on one device"),
+        }
     }
 
+    /// The same to write.
     pub(crate) fn cpu_mut(&mut self) -> ElementsMut<'_> {
-        let Storage::Cpu(buffer) = &mut self.storage;
-        buffer.elements_mut()
+        match &mut self.storage {
+            Storage::Cpu(buffer) => buffer.elements_mut(),
+            #[cfg(feature = "wgpu")]
+            Storage::Wgpu(..) => unreachable!("tensors of one call are on one device"),
+        }
+    }
+
+    /// The buffer of a tensor on a wgpu device: its numbers in the tensor's type, 16-bit ones two in a word, padded to
+    /// whole words.
+    #[cfg(feature = "wgpu")]
+    pub fn wgpu_buffer(&self) -> Option<&::wgpu::Buffer> {
+        match &self.storage {
+            Storage::Wgpu(_, buffer) => Some(buffer),
+            Storage::Cpu(_) => None,
+        }
+    }
+
+    /// The same, where it is known to be on one.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn buffer(&self) -> &::wgpu::Buffer {
+        self.wgpu_buffer().expect("tensors of one call are on one device")
     }
 }
 
@@ -158,6 +228,17 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor {:?} of {} on {}", self.shape, self.dtype, self.device)
+    }
+}
+
+/// What a future gives once it is done. Nothing is waited for on the CPU.
+fn now<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    #[cfg(feature = "wgpu")]
+    return pollster::block_on(future);
+    #[cfg(not(feature = "wgpu"))]
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(result) => result,
+        std::task::Poll::Pending => unreachable!("the CPU's numbers are there at once"),
     }
 }
 

@@ -4,20 +4,8 @@ mod naive;
 use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
 use crate::cpu::{Rows, RowsMut};
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionKind, AttentionProblem};
 use crate::{Result, Sequence, Sequences};
-
-/// How attention is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum AttentionKind {
-    /// The scores of a sequence, `[H, Tq, Tk]`, are written to memory, normalised there and read again: the baseline
-    /// that people write.
-    Naive,
-    /// Block by block with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): no more memory than the
-    /// blocks.
-    #[default]
-    Fused,
-}
 
 /// Attention, prepared: see [`AttentionProblem`].
 #[derive(Clone, Debug)]

@@ -114,6 +114,16 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// The elements as they lie in memory.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Elements::F32(slice) => bytemuck::cast_slice(slice),
+            Elements::F16(slice) => bytemuck::cast_slice(slice),
+            Elements::BF16(slice) => bytemuck::cast_slice(slice),
+        }
+    }
+
     /// One element as f32; exact.
     pub(crate) fn at(self, index: usize) -> f32 {
         match self {
@@ -223,7 +233,17 @@ impl Buffer {
     }
 }
 
-impl ElementsMut<'_> {
+impl<'a> ElementsMut<'a> {
+    /// The elements as they lie in memory.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn into_bytes(self) -> &'a mut [u8] {
+        match self {
+            ElementsMut::F32(slice) => bytemuck::cast_slice_mut(slice),
+            ElementsMut::F16(slice) => bytemuck::cast_slice_mut(slice),
+            ElementsMut::BF16(slice) => bytemuck::cast_slice_mut(slice),
+        }
+    }
+
     /// Rounds `values` into the elements; both have the same length.
     pub(crate) fn store(self, values: &[f32]) {
         match self {

@@ -57,7 +57,7 @@ mod taps;
 mod tiles;
 mod transpose;
 
-pub use attention::{Attention, AttentionArgs, AttentionKind};
+pub use attention::{Attention, AttentionArgs};
 pub use buffer::{Elements, ElementsMut};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
 pub use history::{History, HistoryArgs};
@@ -67,7 +67,7 @@ pub use rows::{Rows, RowsMut};
 pub use span_conv::{SpanConv, SpanConvArgs};
 pub use span_key::{SpanKey, SpanKeyArgs};
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::{Buffer, zeros};
 pub(crate) use scratch::ScratchPool;
 
 /// The instruction set that kernels run on.

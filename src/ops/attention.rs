@@ -1,7 +1,9 @@
-use crate::cpu::{self, AttentionKind, Rows, RowsMut};
+use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
-use crate::problem::{AttentionProblem, Mask};
+use crate::problem::{AttentionKind, AttentionProblem, Mask};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Error, Result, Sequences, Tensor};
 
 /// What attention may have besides queries, keys and values.
@@ -108,6 +110,20 @@ fn launch(
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(queries, keys), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::Attention::new(gpu, *problem, kind)?;
+            let (queries, keys) = (gpu.sequences(queries)?, gpu.sequences(keys)?);
+            let args = wgpu::AttentionArgs {
+                queries: &queries,
+                keys: &keys,
+                q: wgpu::Rows::contiguous(q.buffer()),
+                k: wgpu::Rows::contiguous(k.buffer()),
+                v: wgpu::Rows::contiguous(v.buffer()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run([operator.scratch_len(&keys), 0], |[scratch, _]| operator.bind(args, scratch))
         }
     }
 }

@@ -3,6 +3,8 @@ use crate::device::Room;
 use crate::ops::check;
 use crate::ops::light_conv::{ConvOptions, convolution};
 use crate::problem::DynamicConvProblem;
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Dims, Error, Normalize, Result, Sequences, Tensor, Window};
 
 /// What a dynamic convolution may have besides its tokens and generator.
@@ -186,6 +188,29 @@ fn launch(
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::DynamicConv::new(gpu, *problem)?;
+            let taps = match taps {
+                Taps::Given(logits) => {
+                    wgpu::TapArgs::Given { logits: wgpu::Rows::contiguous(logits.buffer()) }
+                }
+                Taps::Generated(weight, options) => wgpu::TapArgs::Generated {
+                    weight: weight.buffer().into(),
+                    weight_bias: options.weight_bias.map(|bias| bias.buffer().into()),
+                    query: options.query.map(|query| wgpu::Rows::contiguous(query.buffer())),
+                },
+            };
+            let args = wgpu::DynamicConvArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(x.buffer()),
+                taps,
+                bias: options.bias.map(|bias| bias.buffer().into()),
+                history: options.history.map(|history| history.buffer().into()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.bind(args, scratch))
         }
     }
 }

@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, HistoryProblem};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Result, Sequences, Tensor, Window};
 
 /// Moves a decoder's memory on: the last (K - 1) r tokens of each sequence once those of x have gone by.
@@ -60,5 +62,16 @@ fn launch((problem, sequences): &Call, x: &Tensor, history: &Tensor, next: &mut 
             history: history.cpu(),
             next: next.cpu_mut(),
         }),
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::History::new(gpu, *problem)?;
+            let args = wgpu::HistoryArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(x.buffer()),
+                history: history.buffer().into(),
+                next: next.buffer().into(),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
+        }
     }
 }

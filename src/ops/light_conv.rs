@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, LightConvProblem, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Normalize, Result, Sequences, Tensor, Window};
 
 /// What a convolution may have besides its tokens and weights.
@@ -114,6 +116,19 @@ fn launch(
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::LightConv::new(gpu, *problem)?;
+            let args = wgpu::LightConvArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(x.buffer()),
+                weight: weight.buffer().into(),
+                bias: options.bias.map(|bias| bias.buffer().into()),
+                history: options.history.map(|history| history.buffer().into()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
         }
     }
 }

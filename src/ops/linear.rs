@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Activation, LinearProblem, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Dims, Error, Result, Tensor};
 
 /// What a linear layer may have besides its weight.
@@ -82,6 +84,17 @@ fn launch(
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::Linear::new(gpu, *problem)?;
+            let args = wgpu::LinearArgs {
+                x: wgpu::Rows::contiguous(x.buffer()),
+                weight: weight.buffer().into(),
+                bias: options.bias.map(|bias| bias.buffer().into()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
         }
     }
 }

@@ -16,7 +16,7 @@ mod linear;
 mod span_conv;
 mod span_key;
 
-pub use crate::cpu::AttentionKind;
+pub use crate::problem::AttentionKind;
 pub use attention::{AttentionOptions, attention, attention_into};
 pub use dynamic_conv::{
     DynamicConvOptions, dynamic_conv, dynamic_conv_given, dynamic_conv_given_into, dynamic_conv_into,

@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Normalize, Result, Sequences, Tensor, Window};
 
 /// What a span-based dynamic convolution must have.
@@ -150,6 +152,26 @@ fn launch(
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::SpanConv::new(gpu, *problem)?;
+            let args = wgpu::SpanConvArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(tensors.x.buffer()),
+                query: wgpu::Rows::contiguous(tensors.query.buffer()),
+                value: wgpu::Rows::contiguous(tensors.value.buffer()),
+                depthwise: tensors.depthwise.buffer().into(),
+                pointwise: tensors.pointwise.buffer().into(),
+                key_bias: options.key_bias.map(|bias| bias.buffer().into()),
+                weight: tensors.weight.buffer().into(),
+                weight_bias: options.weight_bias.map(|bias| bias.buffer().into()),
+                bias: options.bias.map(|bias| bias.buffer().into()),
+                history: options.history.map(|history| history.x.buffer().into()),
+                value_history: options.history.map(|history| history.value.buffer().into()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
         }
     }
 }

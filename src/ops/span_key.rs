@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{SpanKeyProblem, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{DType, Result, Sequences, Tensor, Window};
 
 /// What a span-aware key must have.
@@ -107,6 +109,21 @@ fn launch(
                 z: RowsMut::contiguous(z.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
+        #[cfg(feature = "wgpu")]
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::SpanKey::new(gpu, *problem)?;
+            let args = wgpu::SpanKeyArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(tensors.x.buffer()),
+                query: wgpu::Rows::contiguous(tensors.query.buffer()),
+                depthwise: tensors.depthwise.buffer().into(),
+                pointwise: tensors.pointwise.buffer().into(),
+                key_bias: options.key_bias.map(|bias| bias.buffer().into()),
+                history: options.history.map(|history| history.buffer().into()),
+                z: wgpu::Rows::contiguous(z.buffer()),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
         }
     }
 }

@@ -52,6 +52,18 @@ impl From<Window> for Mask {
     }
 }
 
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AttentionKind {
+    /// The scores of a sequence, `[H, Tq, Tk]`, are written to memory, normalised there and read again: the baseline
+    /// that people write.
+    Naive,
+    /// Block by block with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): no more memory than the
+    /// blocks.
+    #[default]
+    Fused,
+}
+
 /// Attention: softmax(q k^T scale + mask) v for each head, q `[.., Tq, H D]`, k and v `[.., Tk, H D]` (Vaswani et al.
 /// 2017, equation 1).
 ///

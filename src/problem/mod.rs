@@ -16,7 +16,7 @@ mod linear;
 mod span_conv;
 mod span_key;
 
-pub use attention::{AttentionProblem, Mask};
+pub use attention::{AttentionKind, AttentionProblem, Mask};
 pub use convolution::Convolution;
 pub use dynamic_conv::{DynamicConvProblem, Taps};
 pub use history::HistoryProblem;

@@ -8,12 +8,35 @@ pub use case::{ConvCase, conv_case, dtypes, long_conv_case, sequences};
 pub use memory::Memory;
 pub use numbers::{Numbers, Values, assert_admitted, assert_row_admitted, overwritten, same_bits};
 
+use std::sync::LazyLock;
+
 use lightspan::{Device, Error, Result};
 use proptest::test_runner::Config;
 
 /// The devices that operators are tested on: all that this build and machine have.
 pub fn devices() -> Vec<Device> {
-    vec![Device::cpu()]
+    static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
+        let mut devices = vec![Device::cpu()];
+        #[cfg(feature = "wgpu")]
+        devices.extend(wgpu());
+        devices
+    });
+    DEVICES.clone()
+}
+
+/// A GPU, or else a software adapter, unless the tests are to do without: `LIGHTSPAN_SKIP=wgpu`.
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Option<Device> {
+    if std::env::var("LIGHTSPAN_SKIP").is_ok_and(|skipped| skipped.split(',').any(|name| name == "wgpu")) {
+        eprintln!("SKIPPED: nothing is tested on wgpu, as LIGHTSPAN_SKIP asks");
+        return None;
+    }
+    match Device::wgpu().or_else(|_| Device::wgpu_named("llvmpipe")) {
+        Ok(device) => Some(device),
+        Err(error) => panic!(
+            "{error}\n`cargo xtask test` installs a software adapter where it may; LIGHTSPAN_SKIP=wgpu tests without"
+        ),
+    }
 }
 
 /// `cases` drawn cases, new ones in each run. A failure prints the case, shrunk.

@@ -1,0 +1,66 @@
+// Naive attention, last of three dispatches: y_i = sum_j weights_ij v_j, for a tile of the queries and channels of a head.
+
+// Weights [head, query, key], f32.
+@group(0) @binding(4) var<storage, read> weights: array<u32>;
+@group(0) @binding(5) var<storage, read> values: array<u32>;
+
+fn weight_at(row: u32, key: u32) -> f32 {
+    if key >= params.attention.score_stride {
+        return 0.0;
+    }
+    return bitcast<f32>(weights[params.attention.queries_offset + row * params.attention.score_stride + key]);
+}
+
+// Weights of keys k and k + 1.
+fn row_pair(row: u32, k: u32) -> vec2<f32> {
+    let position = tile.start + row;
+    if position >= tile.sequence.length {
+        return vec2<f32>(0.0);
+    }
+    let at = head * params.attention.score_rows + tile.sequence.first + position;
+    return vec2<f32>(weight_at(at, k), weight_at(at, k + 1u));
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) me: u32,
+) {
+    begin(id, grid);
+    if tile.empty {
+        return;
+    }
+    let attention = params.attention;
+    let blocks = Blocks(attention.rows, attention.columns);
+    let rows = 4u * blocks.rows;
+    let first_channel = part * (4u * blocks.columns);
+    let works = me < blocks.rows * blocks.columns;
+    let seen = seen_by_tile(rows);
+    var sums: Weighted;
+    for (var key = seen.x; key < seen.y; key += DEPTH) {
+        workgroupBarrier();
+        stage_rows(me, blocks, key);
+        stage_values(me, columns_begin(blocks), column_stride(blocks), blocks.columns, key, first_channel);
+        workgroupBarrier();
+        if works {
+            let values_at = columns_begin(blocks) + me % blocks.columns;
+            let guarded = !all_see(rows, key, key + DEPTH);
+            add_weighted(me / blocks.columns, row_stride(blocks), values_at, column_stride(blocks), guarded, 0u, &sums);
+        }
+    }
+    if !works {
+        return;
+    }
+    let channel = first_channel + me % blocks.columns * 4u;
+    for (var r = 0u; r < 4u; r++) {
+        let position = tile.start + me / blocks.columns * 4u + r;
+        if position < tile.sequence.room {
+            // A row of padding has seen no key, and its sums are zero.
+            let row = tile.sequence.first + position;
+            let column = head * attention.head_channels + channel;
+            let element = row * attention.y_stride + attention.y_offset + column;
+            store_quad(element, sums[r], channel, attention.head_channels);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+// Light convolution: y[t, c] = bias[c] + sum_j w[h(c), j] x[t + j r - P, c], w = normalize(weight).
+//
+// A workgroup makes a tile of outputs: `lanes` invocations side by side on the channels, `groups` of them along time, each
+// with STEPS outputs. It normalises the filters of its heads once, in its memory; where they have more taps than that
+// holds, chunk by chunk.
+//
+// The softmax is over all taps; over those in range it differs from token to token, and is dynamic_conv's work.
+
+struct Params {
+    tiles: Tiles,
+    conv: Convolution,
+    lanes: u32,
+    groups: u32,
+    // Quads of a chunk.
+    quads: u32,
+    weight_offset: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> weight: array<u32>;
+@group(0) @binding(6) var<storage, read> bias: array<u32>;
+
+fn parameter(word: u32, element: u32) -> f32 {
+    return element_in(word, element, P);
+}
+
+fn bias_at(channel: u32) -> f32 {
+    if params.conv.has_bias == 0u {
+        return 0.0;
+    }
+    let element = params.conv.bias_offset + channel;
+    return parameter(bias[word_of(element, P)], element);
+}
+
+// A tap before normalisation; zero past the window.
+fn tap_at(head: u32, tap: u32) -> f32 {
+    if tap >= params.conv.width {
+        return 0.0;
+    }
+    let element = params.weight_offset + head * params.conv.width + tap;
+    return parameter(weight[word_of(element, P)], element);
+}
+
+// The tile's heads, which have the rows of the taps.
+var<private> first_head: u32;
+var<private> heads: u32;
+
+fn fill(me: u32, chunk: Chunk) {
+    for (var i = me; i < chunk.rows * chunk.quads; i += WORKGROUP) {
+        let quad = i % chunk.quads;
+        let row = i / chunk.quads;
+        let head = first_head + row;
+        let tap = 4u * (chunk.first_quad + quad);
+        memory[quad * chunk.rows + row] =
+            vec4<f32>(tap_at(head, tap), tap_at(head, tap + 1u), tap_at(head, tap + 2u), tap_at(head, tap + 3u));
+    }
+}
+
+fn range_of(row: u32) -> vec2<u32> {
+    return vec2<u32>(0u, params.conv.width);
+}
+
+fn taps_of(place: Place, quad: u32, step: u32) -> Taps {
+    let first = memory[quad * heads + place.heads.x];
+    if SPLIT == 1u {
+        return Taps(first, memory[quad * heads + place.heads.y]);
+    }
+    return Taps(first, first);
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) me: u32,
+) {
+    let tiles = params.tiles;
+    let conv = params.conv;
+    let tile = tile_of(tiles, id, grid);
+    if tile.empty {
+        return;
+    }
+    let first_channel = tile.column * params.lanes * CHANNELS;
+    let end_channel = min(first_channel + params.lanes * CHANNELS, conv.channels);
+    first_head = first_channel / conv.head_channels;
+    heads = (end_channel - 1u) / conv.head_channels - first_head + 1u;
+
+    var place: Place;
+    place.sequence = tile.sequence;
+    place.index = tile.index;
+    place.channel = first_channel + me % params.lanes * CHANNELS;
+    place.heads.x = place.channel / conv.head_channels - first_head;
+    place.heads.y = (place.channel + CHANNELS - 1u) / conv.head_channels - first_head;
+    place.output = me / params.lanes * STEPS;
+    place.position = position_of(tiles, tile, place.output);
+    let works = me / params.lanes < params.groups && place.channel < end_channel
+        && place.position < tile.sequence.room;
+
+    var outputs: Outputs;
+    if works {
+        let value = channels_of(bias_at(place.channel), bias_at(place.channel + CHANNELS - 1u));
+        for (var n = 0u; n < STEPS; n++) {
+            outputs[n] = value;
+        }
+    }
+    let all = (conv.width + 3u) / 4u;
+    let softmax = measure(me, heads, params.quads, conv.normalize, conv.width);
+    for (var first = 0u; first < all; first += params.quads) {
+        let chunk = Chunk(heads, first, min(params.quads, all - first));
+        load_weights(me, chunk, conv.normalize, conv.width, softmax);
+        if works {
+            accumulate(conv, place, first, chunk.quads, &outputs);
+        }
+    }
+    if works {
+        store_outputs(conv, place, &outputs);
+    }
+}

@@ -1,0 +1,154 @@
+// Taps times tokens: the sum over a window, for STEPS outputs of one invocation.
+//
+// The tokens of a quad of taps slide through registers: each is loaded once and meets all the taps that want it.
+// The operator says which taps with `taps_of`.
+
+// The STEPS outputs of an invocation, one dilation apart.
+alias Outputs = array<Channels, STEPS>;
+
+struct Convolution {
+    // Taps K.
+    width: u32,
+    // Tokens from one tap to the next, r.
+    dilation: u32,
+    // Tokens before the output that the first tap reads, P.
+    left: u32,
+    // Rows of a sequence in the history, (K - 1) r.
+    reach: u32,
+    channels: u32,
+    // Channels of a head, R.
+    head_channels: u32,
+    // 0: none, 1: softmax over all taps, 2: softmax over the taps in range.
+    normalize: u32,
+    has_bias: u32,
+    x_offset: u32,
+    x_stride: u32,
+    history_offset: u32,
+    y_offset: u32,
+    y_stride: u32,
+    bias_offset: u32,
+    unused_1: u32,
+    unused_2: u32,
+}
+
+@group(0) @binding(3) var<storage, read> x: array<u32>;
+@group(0) @binding(4) var<storage, read> history: array<u32>;
+
+// What an invocation convolves.
+struct Place {
+    sequence: Sequence,
+    // Number of the sequence.
+    index: u32,
+    // Its first channel.
+    channel: u32,
+    // Heads of its first and second channel, counted from the tile's first.
+    heads: vec2<u32>,
+    // Its first output, counted in the tile.
+    output: u32,
+    // Position of that output in the sequence.
+    position: u32,
+}
+
+// Four taps, of the head of the first channel and of that of the second.
+struct Taps {
+    first: vec4<f32>,
+    second: vec4<f32>,
+}
+
+// The token at a position; negative ones are history. Zero where there is none.
+fn token(conv: Convolution, place: Place, position: i32) -> Channels {
+    if position >= 0 {
+        if u32(position) < place.sequence.length {
+            let row = place.sequence.first + u32(position);
+            let element = row * conv.x_stride + conv.x_offset + place.channel;
+            return channels_in(x[word_of(element, X)], element, X);
+        }
+    } else if u32(-position) <= place.sequence.past {
+        let row = place.index * conv.reach + conv.reach - u32(-position);
+        let element = row * conv.channels + conv.history_offset + place.channel;
+        return channels_in(history[word_of(element, X)], element, X);
+    }
+    return Channels();
+}
+
+// Adds the taps of `quads` quads, the first of which is `first_quad`, to the outputs.
+fn accumulate(
+    conv: Convolution, place: Place, first_quad: u32, quads: u32, outputs: ptr<function, Outputs>,
+) {
+    let dilation = i32(conv.dilation);
+    let length = i32(place.sequence.length);
+    let past = i32(place.sequence.past);
+    // The token of step 0 and the quad's first tap.
+    var position = i32(place.position) - i32(conv.left) + i32(4u * first_quad) * dilation;
+    // tokens[n + j] is that of step n and the quad's tap j.
+    var tokens: array<Channels, STEPS + 3u>;
+    for (var i = 0u; i < STEPS - 1u; i++) {
+        tokens[i] = token(conv, place, position + i32(i) * dilation);
+    }
+    for (var quad = 0u; quad < quads; quad++) {
+        for (var i = STEPS - 1u; i < STEPS + 3u; i++) {
+            tokens[i] = token(conv, place, position + i32(i) * dilation);
+        }
+        let taps_left = conv.width - 4u * (first_quad + quad);
+        let last = position + i32(STEPS + 2u) * dilation;
+        if position >= 0 && last < length && taps_left >= 4u {
+            for (var n = 0u; n < STEPS; n++) {
+                let taps = taps_of(place, quad, n);
+                var sum = (*outputs)[n];
+                sum = fma(channels_of(taps.first.x, taps.second.x), tokens[n], sum);
+                sum = fma(channels_of(taps.first.y, taps.second.y), tokens[n + 1u], sum);
+                sum = fma(channels_of(taps.first.z, taps.second.z), tokens[n + 2u], sum);
+                sum = fma(channels_of(taps.first.w, taps.second.w), tokens[n + 3u], sum);
+                (*outputs)[n] = sum;
+            }
+        } else if last >= -past && position < length {
+            // What is out of range is left out and not multiplied by zero: a tap may be infinite, and so may be the
+            // token under a tap that there is not.
+            for (var n = 0u; n < STEPS; n++) {
+                let taps = taps_of(place, quad, n);
+                for (var j = 0u; j < min(taps_left, 4u); j++) {
+                    let at = position + i32(n + j) * dilation;
+                    if at >= -past && at < length {
+                        let tap = channels_of(taps.first[j], taps.second[j]);
+                        (*outputs)[n] = fma(tap, tokens[n + j], (*outputs)[n]);
+                    }
+                }
+            }
+        }
+        for (var i = 0u; i < STEPS - 1u; i++) {
+            tokens[i] = tokens[i + 4u];
+        }
+        position += 4 * dilation;
+    }
+}
+
+// Writes the outputs that are rows of the sequence: zero in its padding.
+fn store_outputs(conv: Convolution, place: Place, outputs: ptr<function, Outputs>) {
+    for (var n = 0u; n < STEPS; n++) {
+        let position = place.position + n * conv.dilation;
+        if position < place.sequence.room {
+            let row = place.sequence.first + position;
+            let element = row * conv.y_stride + conv.y_offset + place.channel;
+            if position < place.sequence.length {
+                store_channels(element, (*outputs)[n]);
+            } else {
+                store_channels(element, Channels());
+            }
+        }
+    }
+}
+
+// The taps of an output at `position` that read a token: from the first to before the second.
+fn taps_in_range(conv: Convolution, sequence: Sequence, position: u32) -> vec2<u32> {
+    let seen = position + sequence.past;
+    var first = 0u;
+    if conv.left > seen {
+        first = (conv.left - seen + conv.dilation - 1u) / conv.dilation;
+    }
+    var end = 0u;
+    if sequence.length + conv.left > position {
+        end = (sequence.length + conv.left - position + conv.dilation - 1u) / conv.dilation;
+    }
+    end = min(end, conv.width);
+    return vec2<u32>(min(first, end), end);
+}

@@ -1,0 +1,73 @@
+//! The wgpu room: every operator on buffers that you own, recorded into your command encoder.
+//!
+//! An operator is prepared once for a [problem](crate::problem): it plans its dispatches and compiles its kernels (one for
+//! each combination of types, never one for a width or a length). Bound to buffers it becomes a [`Call`], whose parameters
+//! and bind groups are made then; recording a call allocates nothing, and what happens at your submit is yours to see.
+//!
+//! Buffers hold elements as the kernels read them: f32, or f16 and bf16 two in a 32-bit word, padded to whole words. They
+//! may be read from any element on ([`Elements::at`]) and with any token stride ([`Rows::strided`]). No feature of the
+//! device is asked for, and no more than the limits that every WebGPU device has.
+//!
+//! ```no_run
+//! use lightspan::problem::{Convolution, LightConvProblem};
+//! use lightspan::{DType, Sequences, Window, wgpu};
+//!
+//! # fn example(
+//! #     device: wgpu::wgpu::Device,
+//! #     queue: wgpu::wgpu::Queue,
+//! #     x: wgpu::wgpu::Buffer,
+//! #     weight: wgpu::wgpu::Buffer,
+//! #     y: wgpu::wgpu::Buffer,
+//! # ) -> lightspan::Result<()> {
+//! let gpu = wgpu::Gpu::new(device, queue)?;
+//! let sequences = Sequences::batch(8, 512)?;
+//! let conv = Convolution::new(sequences.shape(), 512, 8, Window::causal(31)?, DType::BF16)?;
+//! let operator = wgpu::LightConv::new(&gpu, LightConvProblem::new(conv))?;
+//! let call = operator.bind(wgpu::LightConvArgs {
+//!     sequences: &wgpu::DeviceSequences::new(&gpu, &sequences)?,
+//!     x: wgpu::Rows::contiguous(&x),
+//!     weight: (&weight).into(),
+//!     bias: None,
+//!     history: None,
+//!     y: wgpu::Rows::contiguous(&y),
+//! })?;
+//!
+//! let mut encoder = gpu.device().create_command_encoder(&Default::default());
+//! call.record(&mut encoder);
+//! gpu.queue().submit([encoder.finish()]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod attention;
+mod call;
+mod dynamic_conv;
+mod faults;
+mod gpu;
+mod history;
+mod light_conv;
+mod limits;
+mod linear;
+mod pipeline;
+mod plan;
+mod sequences;
+mod shader;
+mod span_conv;
+mod span_key;
+#[cfg(test)]
+mod tests;
+
+/// The wgpu that this crate is built with.
+pub use ::wgpu;
+
+pub use attention::{Attention, AttentionArgs};
+pub use call::{Call, Elements, Rows};
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
+pub use gpu::{Gpu, adapter_names};
+pub use history::{History, HistoryArgs};
+pub use light_conv::{LightConv, LightConvArgs};
+pub use limits::Limits;
+pub use linear::{Linear, LinearArgs};
+pub use sequences::DeviceSequences;
+pub use span_conv::{SpanConv, SpanConvArgs};
+pub use span_key::{SpanKey, SpanKeyArgs};

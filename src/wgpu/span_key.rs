@@ -1,0 +1,195 @@
+use crate::DType;
+use crate::problem::SpanKeyProblem;
+use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
+use crate::wgpu::gpu::Gpu;
+use crate::wgpu::limits::Limits;
+use crate::wgpu::linear::Blocks;
+use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters};
+use crate::wgpu::sequences::{DeviceSequences, listed};
+use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
+use crate::Result;
+
+/// The span-aware key, prepared: see [`SpanKeyProblem`].
+#[derive(Clone, Debug)]
+pub struct SpanKey {
+    gpu: Gpu,
+    problem: SpanKeyProblem,
+}
+
+/// What [`SpanKey::bind`] reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanKeyArgs<'a> {
+    /// The sequences, of the problem's shape.
+    pub sequences: &'a DeviceSequences,
+    /// `[tokens, C]`.
+    pub x: Rows<'a>,
+    /// q `[tokens, A]`.
+    pub query: Rows<'a>,
+    /// `[C, K]`.
+    pub depthwise: Elements<'a>,
+    /// `[A, C]`.
+    pub pointwise: Elements<'a>,
+    /// `[A]`, where the problem has one.
+    pub key_bias: Option<Elements<'a>>,
+    /// `[sequences, (K - 1) r, C]`, where the problem has one.
+    pub history: Option<Elements<'a>>,
+    /// `[tokens, A]`, overwritten.
+    pub z: Rows<'a>,
+}
+
+impl SpanKey {
+    /// Plans the call and compiles its kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
+    /// driver.
+    pub fn new(gpu: &Gpu, problem: SpanKeyProblem) -> Result<Self> {
+        let places = SpanKeyPlaces::contiguous(&problem);
+        if let Some(launch) =
+            plan(&problem, &places, listed(problem.depthwise().sequences()), gpu.limits())?
+        {
+            gpu.pipeline(&launch.kernel)?;
+        }
+        Ok(SpanKey { gpu: gpu.clone(), problem })
+    }
+
+    /// The problem it was made for.
+    pub fn problem(&self) -> &SpanKeyProblem {
+        &self.problem
+    }
+
+    /// A call on these buffers.
+    ///
+    /// # Errors
+    ///
+    /// For a buffer that is too short or was made without the usage `STORAGE`, an output in the buffer of an input,
+    /// sequences of another shape, an input that is missing or not part of the problem, and errors of the driver.
+    pub fn bind(&self, args: SpanKeyArgs<'_>) -> Result<Call> {
+        let mut call = Call::empty();
+        self.push(&mut call, args)?;
+        Ok(call)
+    }
+
+    /// Adds the launch.
+    pub(crate) fn push(&self, call: &mut Call, args: SpanKeyArgs<'_>) -> Result<()> {
+        let problem = &self.problem;
+        let (conv, outputs) = (problem.depthwise(), problem.outputs());
+        let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
+        let binder = Binder { gpu: &self.gpu };
+        let z = (z, problem.output(), outputs);
+        let Convolved { inputs: [list, x, history], y: z, tokens } =
+            binder.convolved(["x", "history", "z"], conv, sequences, x, history, z)?;
+        let (channels, width, dtype) = (conv.channels(), conv.window().width(), conv.parameters());
+        let query = binder.rows("query", query, conv.dtype(), conv.sequences().tokens(), outputs)?;
+        let depthwise = binder.elements("depthwise", depthwise, dtype, channels * width)?;
+        let pointwise = binder.elements("pointwise", pointwise, dtype, outputs * channels)?;
+        let key_bias = binder.optional("key_bias", key_bias, problem.has_key_bias(), dtype, outputs)?;
+        let offset = |bound: Bound<'_>| bound.place.offset;
+        let places = SpanKeyPlaces {
+            tokens: Tokens { bias: offset(key_bias), ..tokens },
+            query: query.place,
+            depthwise: offset(depthwise),
+            pointwise: offset(pointwise),
+        };
+        match plan(problem, &places, sequences.listed(), self.gpu.limits())? {
+            None => Ok(()),
+            Some(launch) => {
+                let inputs = [list, x, history, depthwise, pointwise, key_bias, query];
+                call.push(&self.gpu, &launch, z, &inputs)
+            }
+        }
+    }
+}
+
+/// Where the tensors of a span-aware key lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpanKeyPlaces {
+    pub(crate) tokens: Tokens,
+    pub(crate) query: Place,
+    pub(crate) depthwise: usize,
+    pub(crate) pointwise: usize,
+}
+
+impl SpanKeyPlaces {
+    pub(crate) fn contiguous(problem: &SpanKeyProblem) -> Self {
+        let (channels, outputs) = (problem.depthwise().channels(), problem.outputs());
+        let tokens = Tokens::contiguous(channels, outputs);
+        SpanKeyPlaces { tokens, query: Place::contiguous(outputs), depthwise: 0, pointwise: 0 }
+    }
+}
+
+/// Quads of rows in a row group: an invocation makes 8 x 4 keys.
+const ROW_QUADS: usize = 2;
+
+/// The one dispatch, or none where there is no token.
+pub(crate) fn plan(
+    problem: &SpanKeyProblem,
+    places: &SpanKeyPlaces,
+    listed: bool,
+    limits: &Limits,
+) -> Result<Option<Launch>> {
+    let (conv, outputs) = (problem.depthwise(), problem.outputs());
+    let SpanKeyPlaces { tokens, query, depthwise, pointwise } = *places;
+    if conv.sequences().tokens() == 0 {
+        return Ok(None);
+    }
+    // How many tokens a tile has decides how many columns go beside them.
+    let tiles = |columns| Tiles::new(conv.sequences(), conv.window(), listed, 128, columns);
+    let blocks = Blocks::new(ROW_QUADS, tiles(1)?.outputs(), outputs);
+    let tiles = tiles(outputs.div_ceil(blocks.tile_columns()))?;
+    let mut all = tiles.parameters()?;
+    all.extend(tokens.parameters(conv, problem.has_key_bias())?);
+    all.extend(parameters(&[
+        ("outputs", outputs),
+        ("rows", blocks.rows),
+        ("columns", blocks.columns),
+        ("depthwise_offset", depthwise),
+        ("pointwise_offset", pointwise),
+        ("query_offset", query.offset),
+        ("query_stride", query.stride),
+        ("unused", 0),
+    ])?);
+    let pointwise = Place { offset: pointwise, stride: conv.channels() };
+    let whole_words = tokens.y.whole_words() && outputs.is_multiple_of(2);
+    let kernel =
+        kernel(conv.dtype(), conv.parameters(), problem.output(), pointwise.whole_words(), whole_words);
+    Launch::new(kernel, tiles.groups(), all, limits).map(Some)
+}
+
+fn kernel(dtype: DType, parameters: DType, output: DType, paired: bool, whole_words: bool) -> Kernel {
+    let paired = paired && parameters != DType::F32;
+    let files = [File::Element, File::LaneOne, store(output, whole_words), File::StoreQuad, File::Tiles];
+    let product = [File::Convolve, File::Memory, File::Blocks, File::Product, File::StageColumns, File::SpanKey];
+    Kernel {
+        name: "span_key",
+        workgroup: WORKGROUP,
+        files: files.into_iter().chain(product).collect(),
+        constants: vec![
+            ("X", code(dtype)),
+            ("P", code(parameters)),
+            ("Y", code(output)),
+            ("PAIRED", u32::from(paired)),
+            ("ROW_QUADS", ROW_QUADS as u32),
+            ("COLUMN_QUADS", 1),
+        ],
+        inputs: 7,
+    }
+}
+
+/// Every kernel that a plan can ask for.
+#[cfg(test)]
+pub(crate) fn kernels() -> Vec<Kernel> {
+    let mut all = vec![];
+    for (dtype, parameters) in crate::wgpu::shader::types() {
+        for output in [dtype, DType::F32] {
+            for bits in 0..4 {
+                let kernel = kernel(dtype, parameters, output, bits & 1 == 1, bits & 2 == 2);
+                if !all.contains(&kernel) {
+                    all.push(kernel);
+                }
+            }
+        }
+    }
+    all
+}
