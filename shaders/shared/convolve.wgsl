@@ -77,15 +77,20 @@ fn accumulate(
 ) {
     let dilation = i32(conv.dilation);
     let length = i32(place.sequence.length);
-    let past = i32(place.sequence.past);
+    // Older tokens than a window reaches count for nothing, and would not count in 31 bits.
+    let past = i32(min(place.sequence.past, conv.reach));
+    // The quads whose taps are in range of some step: the others, of a window wider than its sequence, are passed over.
+    let begin = i32(place.position) - i32(conv.left) + i32(4u * first_quad) * dilation;
+    let skipped = max(-past - begin - i32(STEPS - 1u + 3u) * dilation, 0) / (4 * dilation);
+    let end = min(i32(quads), (max(length - begin, 0) + 4 * dilation - 1) / (4 * dilation));
     // The token of step 0 and the quad's first tap.
-    var position = i32(place.position) - i32(conv.left) + i32(4u * first_quad) * dilation;
+    var position = begin + skipped * 4 * dilation;
     // tokens[n + j] is that of step n and the quad's tap j.
     var tokens: array<Channels, STEPS + 3u>;
     for (var i = 0u; i < STEPS - 1u; i++) {
         tokens[i] = token(conv, place, position + i32(i) * dilation);
     }
-    for (var quad = 0u; quad < quads; quad++) {
+    for (var quad = u32(skipped); quad < u32(end); quad++) {
         for (var i = STEPS - 1u; i < STEPS + 3u; i++) {
             tokens[i] = token(conv, place, position + i32(i) * dilation);
         }
@@ -101,17 +106,16 @@ fn accumulate(
                 sum = fma(channels_of(taps.first.w, taps.second.w), tokens[n + 3u], sum);
                 (*outputs)[n] = sum;
             }
-        } else if last >= -past && position < length {
-            // What is out of range is left out and not multiplied by zero: a tap may be infinite, and so may be the
-            // token under a tap that there is not.
+        } else {
+            // What is out of range is left out by selection, of tap and token both: either may be infinite, and neither may
+            // be multiplied by zero.
             for (var n = 0u; n < STEPS; n++) {
                 let taps = taps_of(place, quad, n);
-                for (var j = 0u; j < min(taps_left, 4u); j++) {
+                for (var j = 0u; j < 4u; j++) {
                     let at = position + i32(n + j) * dilation;
-                    if at >= -past && at < length {
-                        let tap = channels_of(taps.first[j], taps.second[j]);
-                        (*outputs)[n] = fma(tap, tokens[n + j], (*outputs)[n]);
-                    }
+                    let used = at >= -past && at < length && j < taps_left;
+                    let tap = select(Channels(), channels_of(taps.first[j], taps.second[j]), used);
+                    (*outputs)[n] = fma(tap, select(Channels(), tokens[n + j], used), (*outputs)[n]);
                 }
             }
         }

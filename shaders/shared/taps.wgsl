@@ -23,32 +23,71 @@ fn inside(chunk: Chunk, quad: u32, range: vec2<u32>) -> vec4<bool> {
     return (taps >= vec4<u32>(range.x)) & (taps < vec4<u32>(range.y));
 }
 
-// The largest logit of a row, or `largest` if that is larger.
-fn largest_of(chunk: Chunk, row: u32, range: vec2<u32>, largest: f32) -> f32 {
+// Several invocations share a row, where there are more of them than rows: `among` of them, which are number `share` each.
+struct Share {
+    row: u32,
+    share: u32,
+    among: u32,
+}
+
+fn share_of(me: u32, rows: u32) -> Share {
+    let among = max(WORKGROUP / rows, 1u);
+    return Share(me / among, me % among, among);
+}
+
+// What the invocations of a row tell one another.
+var<workgroup> told: array<f32, WORKGROUP>;
+
+// The largest logit of the invocation's share of a row, or `largest` if that is larger.
+fn largest_of(chunk: Chunk, share: Share, range: vec2<u32>, largest: f32) -> f32 {
     var maximum = vec4<f32>(largest);
-    for (var quad = 0u; quad < chunk.quads; quad++) {
-        let logits = memory[quad * chunk.rows + row];
+    for (var quad = share.share; quad < chunk.quads; quad += share.among) {
+        let logits = memory[quad * chunk.rows + share.row];
         maximum = max(maximum, select(vec4<f32>(LOWEST), logits, inside(chunk, quad, range)));
     }
     return max(max(maximum.x, maximum.y), max(maximum.z, maximum.w));
 }
 
-// The sum of a row's exponentials, added to `total`.
-fn total_of(chunk: Chunk, row: u32, range: vec2<u32>, largest: f32, total: f32) -> f32 {
+// The sum of its share's exponentials, added to `total`.
+fn total_of(chunk: Chunk, share: Share, range: vec2<u32>, largest: f32, total: f32) -> f32 {
     var sums = vec4<f32>(0.0);
-    for (var quad = 0u; quad < chunk.quads; quad++) {
-        let exps = exp(memory[quad * chunk.rows + row] - largest);
+    for (var quad = share.share; quad < chunk.quads; quad += share.among) {
+        let exps = exp(memory[quad * chunk.rows + share.row] - largest);
         sums += select(vec4<f32>(0.0), exps, inside(chunk, quad, range));
     }
     return total + ((sums.x + sums.y) + (sums.z + sums.w));
 }
 
-// Puts the weights of a row in the place of its logits.
-fn weigh(chunk: Chunk, row: u32, largest: f32, total: f32) {
-    for (var quad = 0u; quad < chunk.quads; quad++) {
-        let at = quad * chunk.rows + row;
-        memory[at] = exp(memory[at] - largest) / total;
+// Puts weights in the place of its share's logits.
+fn weigh(chunk: Chunk, share: Share, softmax: Softmax) {
+    for (var quad = share.share; quad < chunk.quads; quad += share.among) {
+        let at = quad * chunk.rows + share.row;
+        memory[at] = exp(memory[at] - softmax.largest) / softmax.total;
     }
+}
+
+// The largest of the numbers of a row's invocations. All invocations of the workgroup must come here.
+fn largest_told(me: u32, share: Share, number: f32) -> f32 {
+    told[me] = number;
+    workgroupBarrier();
+    var largest = number;
+    for (var i = 0u; i < share.among; i++) {
+        largest = max(largest, told[me - share.share + i]);
+    }
+    workgroupBarrier();
+    return largest;
+}
+
+// Their sum.
+fn total_told(me: u32, share: Share, number: f32) -> f32 {
+    told[me] = number;
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < share.among; i++) {
+        total += told[me - share.share + i];
+    }
+    workgroupBarrier();
+    return total;
 }
 
 struct Softmax {
@@ -56,17 +95,26 @@ struct Softmax {
     total: f32,
 }
 
-// What the weights of row `me` are normalised by, where the taps of a row come in several chunks of `quads` quads. There
-// are then no more rows than invocations.
+fn range_to_use(row: u32, normalize: u32, width: u32) -> vec2<u32> {
+    if normalize == IN_RANGE {
+        return range_of(row);
+    }
+    return vec2<u32>(0u, width);
+}
+
+// What the weights of the invocation's row are normalised by, where the taps of a row come in several chunks of `quads`
+// quads. There are then no more rows than invocations.
 fn measure(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softmax {
     var softmax = Softmax(LOWEST, 0.0);
     let all = (width + 3u) / 4u;
     if normalize == NONE || all <= quads {
         return softmax;
     }
-    var range = vec2<u32>(0u, width);
-    if normalize == IN_RANGE && me < rows {
-        range = range_of(me);
+    let share = share_of(me, rows);
+    let works = share.row < rows;
+    var range = vec2<u32>(0u, 0u);
+    if works {
+        range = range_to_use(share.row, normalize, width);
     }
     for (var round = 0u; round < 2u; round++) {
         for (var first = 0u; first < all; first += quads) {
@@ -74,13 +122,16 @@ fn measure(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softma
             workgroupBarrier();
             fill(me, chunk);
             workgroupBarrier();
-            if me < rows {
-                if round == 0u {
-                    softmax.largest = largest_of(chunk, me, range, softmax.largest);
-                } else {
-                    softmax.total = total_of(chunk, me, range, softmax.largest, softmax.total);
-                }
+            if works && round == 0u {
+                softmax.largest = largest_of(chunk, share, range, softmax.largest);
+            } else if works {
+                softmax.total = total_of(chunk, share, range, softmax.largest, softmax.total);
             }
+        }
+        if round == 0u {
+            softmax.largest = largest_told(me, share, softmax.largest);
+        } else {
+            softmax.total = total_told(me, share, softmax.total);
         }
     }
     return softmax;
@@ -100,18 +151,32 @@ fn normalize_chunk(me: u32, chunk: Chunk, normalize: u32, width: u32, softmax: S
     if normalize == NONE {
         return;
     }
-    if 4u * chunk.quads < width {
-        if me < chunk.rows {
-            weigh(chunk, me, softmax.largest, softmax.total);
+    if chunk.rows > WORKGROUP {
+        // More rows than invocations: each has whole rows to itself.
+        for (var row = me; row < chunk.rows; row += WORKGROUP) {
+            let range = range_to_use(row, normalize, width);
+            let share = Share(row, 0u, 1u);
+            let largest = largest_of(chunk, share, range, LOWEST);
+            weigh(chunk, share, Softmax(largest, total_of(chunk, share, range, largest, 0.0)));
         }
         return;
     }
-    for (var row = me; row < chunk.rows; row += WORKGROUP) {
-        var range = vec2<u32>(0u, width);
-        if normalize == IN_RANGE {
-            range = range_of(row);
+    let share = share_of(me, chunk.rows);
+    let works = share.row < chunk.rows;
+    var found = softmax;
+    if 4u * chunk.quads >= width {
+        var range = vec2<u32>(0u, 0u);
+        if works {
+            range = range_to_use(share.row, normalize, width);
+            found.largest = largest_of(chunk, share, range, LOWEST);
         }
-        let largest = largest_of(chunk, row, range, LOWEST);
-        weigh(chunk, row, largest, total_of(chunk, row, range, largest, 0.0));
+        found.largest = largest_told(me, share, found.largest);
+        if works {
+            found.total = total_of(chunk, share, range, found.largest, 0.0);
+        }
+        found.total = total_told(me, share, found.total);
+    }
+    if works {
+        weigh(chunk, share, found);
     }
 }

@@ -94,8 +94,7 @@ impl Attention {
         let (q, y) = (rows("q", q, problem.queries())?, rows("y", y, problem.queries())?);
         let (k, v) = (rows("k", k, problem.keys())?, rows("v", v, problem.keys())?);
         let places = AttentionPlaces { q: q.place, k: k.place, v: v.place, y: y.place };
-        let contents =
-            Contents { listed: [queries.listed(), keys.listed()], longest: keys.longest() };
+        let contents = Contents { listed: [queries.listed(), keys.listed()], longest: keys.longest() };
         let [queries, keys] = [queries, keys].map(|list| binder.whole("sequences", list.list()));
         let mut call = Call::empty();
         match plan(problem, self.kind, &places, contents, self.gpu.limits())?.as_slice() {
@@ -210,7 +209,12 @@ pub(crate) fn plan(
             let tiles = tiles(QUERIES, heads * parts)?;
             let none = Blocks { row_quads: 1, rows: 0, columns: 0 };
             let kernel = fused_kernel(problem.dtype(), paired, whole_words, blocks);
-            Ok(vec![Launch::new(kernel, tiles.groups(), all(&tiles, lies(q), lies(y), parts, none)?, limits)?])
+            Ok(vec![Launch::new(
+                kernel,
+                tiles.groups(),
+                all(&tiles, lies(q), lies(y), parts, none)?,
+                limits,
+            )?])
         }
         AttentionKind::Naive => {
             let longest = contents.longest.max(1);
@@ -281,7 +285,8 @@ const SCORES: [File; 7] = [
 ];
 
 fn fused_kernel(dtype: DType, paired: bool, whole_words: bool, blocks: usize) -> Kernel {
-    let files = [&[store(dtype, whole_words), File::StageValues][..], &SCORES, &[File::AttentionFused]].concat();
+    let files =
+        [&[store(dtype, whole_words), File::StageValues][..], &SCORES, &[File::AttentionFused]].concat();
     let more = [("BLOCKS", blocks as u32), ("WEIGHTED", 8 * blocks as u32)];
     Kernel { workgroup: 128, ..kernel("attention", &files, dtype, dtype, paired, &more, 5) }
 }

@@ -6,10 +6,10 @@ use ::wgpu::{
     CommandEncoder, ComputePass,
 };
 
+use crate::problem::Convolution;
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::word;
 use crate::wgpu::pipeline::Pipeline;
-use crate::problem::Convolution;
 use crate::wgpu::plan::{Launch, Place, Tokens};
 use crate::wgpu::sequences::DeviceSequences;
 use crate::{DType, Error, Result};
@@ -233,12 +233,13 @@ impl Call {
         let parameters = gpu.upload("parameters", &words, BufferUsages::UNIFORM)?;
         let resources = [output].into_iter().chain(inputs.iter().copied()).map(Bound::resource);
         let resources = [parameters.as_entire_binding()].into_iter().chain(resources);
-        let entries: Vec<_> = (0..)
-            .zip(resources)
-            .map(|(binding, resource)| BindGroupEntry { binding, resource })
-            .collect();
-        let descriptor =
-            BindGroupDescriptor { label: Some(launch.kernel.name), layout: &pipeline.layout, entries: &entries };
+        let entries: Vec<_> =
+            (0..).zip(resources).map(|(binding, resource)| BindGroupEntry { binding, resource }).collect();
+        let descriptor = BindGroupDescriptor {
+            label: Some(launch.kernel.name),
+            layout: &pipeline.layout,
+            entries: &entries,
+        };
         let group = gpu.scoped(launch.kernel.name, 0, || gpu.device().create_bind_group(&descriptor))?;
         self.dispatches.push(Dispatch { pipeline, group, grid: launch.grid });
         Ok(())

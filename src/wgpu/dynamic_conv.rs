@@ -5,7 +5,7 @@ use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
 use crate::wgpu::linear::{self, Places};
-use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters};
+use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{DEPTH, File, Kernel, Lane, MEMORY, STEPS, WORKGROUP, code};
 use crate::{DType, Result};
@@ -227,9 +227,15 @@ pub(crate) fn plan(
     };
     let query_dtype = query_dtype.unwrap_or(conv.dtype());
     let Some(tile) = fused_tile(conv) else {
-        let product = LinearProblem::new(conv.sequences().tokens(), query_channels, problem.logits(), query_dtype)?
-            .with_bias(has_weight_bias);
-        let lies = Places { x: query, weight: source.offset, bias: weight_bias, y: Place::contiguous(problem.logits()) };
+        let product =
+            LinearProblem::new(conv.sequences().tokens(), query_channels, problem.logits(), query_dtype)?
+                .with_bias(has_weight_bias);
+        let lies = Places {
+            x: query,
+            weight: source.offset,
+            bias: weight_bias,
+            y: Place::contiguous(problem.logits()),
+        };
         let types = linear::Types { x: query_dtype, parameters: conv.parameters(), y: DType::F32 };
         let generate = linear::plan(&product, &lies, types, limits)?;
         let logits = Logits { dtype: DType::F32, offset: 0, stride: problem.logits() };
@@ -238,7 +244,7 @@ pub(crate) fn plan(
     };
     let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
     let columns = conv.heads().div_ceil(tile.heads);
-    let tiles = Tiles::new(conv.sequences(), conv.window(), listed, tile.outputs, columns)?;
+    let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
     let weight = Place { offset: source.offset, stride: query_channels };
     let kernel = kernel(Types {
         dtype: conv.dtype(),
@@ -288,7 +294,7 @@ pub(crate) fn plan_given(
     let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
     let tile = given_tile(conv);
     let columns = conv.heads().div_ceil(tile.heads);
-    let tiles = Tiles::new(conv.sequences(), conv.window(), listed, tile.outputs, columns)?;
+    let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
     let mut all = tiles.parameters()?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
     all.extend(parameters(&[
@@ -306,8 +312,7 @@ pub(crate) fn plan_given(
         ("all_heads", conv.heads()),
     ])?);
     let (dtype, parameters) = (conv.dtype(), conv.parameters());
-    let kernel =
-        kernel(Types { dtype, parameters, source: logits.dtype, query: None, paired: false, lane });
+    let kernel = kernel(Types { dtype, parameters, source: logits.dtype, query: None, paired: false, lane });
     Launch::new(kernel, tiles.groups(), all, limits)
 }
 
@@ -391,6 +396,8 @@ struct Types {
 fn kernel(types: Types) -> Kernel {
     let Types { dtype, parameters, source, query, paired, lane } = types;
     let files = [File::Element, lane.file(), lane.store(dtype), File::Tiles, File::Convolve, File::Memory];
+    // Numbers of 32 bits are whole words anyway.
+    let paired = paired && (source != DType::F32 || query.is_some_and(|query| query != DType::F32));
     let product = [File::Blocks, File::Product, File::StageRows, File::StageColumns];
     Kernel {
         name: "dynamic_conv",

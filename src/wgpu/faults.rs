@@ -12,7 +12,12 @@ use ::wgpu::{Device, ErrorFilter};
 use crate::{Error, Result};
 
 /// What `call` returns, or the first error that it made on the device.
-pub(crate) fn scoped<T>(device: &Device, what: &'static str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
+pub(crate) fn scoped<T>(
+    device: &Device,
+    what: &'static str,
+    bytes: u64,
+    call: impl FnOnce() -> T,
+) -> Result<T> {
     let validation = device.push_error_scope(ErrorFilter::Validation);
     let internal = device.push_error_scope(ErrorFilter::Internal);
     let memory = device.push_error_scope(ErrorFilter::OutOfMemory);

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use ::wgpu::{
-    Adapter, BackendOptions, Backends, Buffer, BufferDescriptor, BufferUsages, Device, DeviceDescriptor, DeviceType,
-    Instance, InstanceDescriptor, PollType, Queue, SubmissionIndex,
+    Adapter, BackendOptions, Backends, Buffer, BufferDescriptor, BufferUsages, Device, DeviceDescriptor,
+    DeviceType, Instance, InstanceDescriptor, PollType, Queue, SubmissionIndex,
 };
 
 use crate::wgpu::call::Call;
@@ -185,8 +185,8 @@ impl Gpu {
     /// A kernel's pipeline, compiled once.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let known = lock(&self.0.pipelines).get(kernel).cloned();
-        let slot = known
-            .unwrap_or_else(|| lock(&self.0.pipelines).entry(kernel.clone()).or_default().clone());
+        let slot =
+            known.unwrap_or_else(|| lock(&self.0.pipelines).entry(kernel.clone()).or_default().clone());
         // Two threads that want the same one wait for each other, those that want others do not.
         slot.get_or_init(|| Pipeline::new(self, kernel).map(Arc::new)).clone()
     }
@@ -306,7 +306,9 @@ impl Gpu {
         match catch_unwind(AssertUnwindSafe(|| self.0.device.poll(wait))) {
             Ok(Ok(_)) => self.alive(),
             Ok(Err(error)) => self.alive().and(Err(refused("to wait", &error))),
-            Err(_) => Err(Error::DeviceLost { reason: "the driver gave up while it was waited for".to_owned() }),
+            Err(_) => {
+                Err(Error::DeviceLost { reason: "the driver gave up while it was waited for".to_owned() })
+            }
         }
     }
 
@@ -343,7 +345,11 @@ impl fmt::Debug for Gpu {
 /// The names of the adapters that this machine has, and whether each is a real one.
 pub async fn adapter_names() -> Vec<(String, bool)> {
     let adapters = adapters().await;
-    adapters.iter().map(Adapter::get_info).map(|info| (info.name, info.device_type != DeviceType::Cpu)).collect()
+    adapters
+        .iter()
+        .map(Adapter::get_info)
+        .map(|info| (info.name, info.device_type != DeviceType::Cpu))
+        .collect()
 }
 
 async fn adapters() -> Vec<Adapter> {

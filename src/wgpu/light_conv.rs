@@ -3,7 +3,7 @@ use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::dynamic_conv::{self, Logits};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
-use crate::wgpu::plan::{Launch, Tiles, Tokens, parameters};
+use crate::wgpu::plan::{Launch, Tiles, Tokens, parameters, window};
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{File, Kernel, Lane, MEMORY, STEPS, WORKGROUP, code};
 use crate::{DType, Normalize, Result};
@@ -70,7 +70,8 @@ impl LightConv {
         let bias = binder.optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let tokens = Tokens { bias: bias.place.offset, ..bound.tokens };
         let mut call = Call::empty();
-        let launch = plan(&self.problem, &tokens, weight.place.offset, sequences.listed(), self.gpu.limits())?;
+        let launch =
+            plan(&self.problem, &tokens, weight.place.offset, sequences.listed(), self.gpu.limits())?;
         if let Some(launch) = launch {
             let mut inputs = bound.inputs.to_vec();
             inputs.extend([weight, bias]);
@@ -107,7 +108,7 @@ pub(crate) fn plan(
     let words = conv.channels() / lane.channels();
     let columns = words.div_ceil(LANES);
     let lanes = words.div_ceil(columns);
-    let tiles = Tiles::new(conv.sequences(), conv.window(), listed, WORKGROUP / lanes * STEPS, columns)?;
+    let tiles = Tiles::new(conv.sequences(), window(conv), listed, WORKGROUP / lanes * STEPS, columns)?;
     // As many heads as so many channels can touch.
     let (channels, head_channels) = (lanes * lane.channels(), conv.head_channels());
     let heads = ((channels + head_channels - 2) / head_channels + 1).min(conv.heads());

@@ -31,7 +31,9 @@ impl From<&::wgpu::Limits> for Limits {
     fn from(limits: &::wgpu::Limits) -> Self {
         Limits {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
-            invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            invocations: limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x),
             groups: limits.max_compute_workgroups_per_dimension,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             binding: limits.max_storage_buffer_binding_size,

@@ -122,7 +122,8 @@ impl Blocks {
     }
 
     fn tiles(self, problem: &LinearProblem) -> u64 {
-        problem.rows().div_ceil(self.tile_rows()) as u64 * problem.outputs().div_ceil(self.tile_columns()) as u64
+        problem.rows().div_ceil(self.tile_rows()) as u64
+            * problem.outputs().div_ceil(self.tile_columns()) as u64
     }
 }
 
@@ -171,7 +172,16 @@ pub(crate) fn plan(
 }
 
 fn kernel(types: Types, paired: bool, whole_words: bool, row_quads: usize) -> Kernel {
-    let files = [File::Element, store(types.y, whole_words), File::StoreQuad, File::Memory, File::Blocks, File::Product];
+    // Numbers of 32 bits are whole words anyway.
+    let paired = paired && (types.x != DType::F32 || types.parameters != DType::F32);
+    let files = [
+        File::Element,
+        store(types.y, whole_words),
+        File::StoreQuad,
+        File::Memory,
+        File::Blocks,
+        File::Product,
+    ];
     Kernel {
         name: "linear",
         workgroup: WORKGROUP,

@@ -62,8 +62,10 @@ impl Pipeline {
 }
 
 fn module(gpu: &Gpu, kernel: &Kernel) -> ShaderModule {
-    let descriptor =
-        ShaderModuleDescriptor { label: Some(kernel.name), source: ShaderSource::Wgsl(kernel.source().into()) };
+    let descriptor = ShaderModuleDescriptor {
+        label: Some(kernel.name),
+        source: ShaderSource::Wgsl(kernel.source().into()),
+    };
     if cfg!(debug_assertions) {
         return gpu.device().create_shader_module(descriptor);
     }

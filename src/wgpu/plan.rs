@@ -25,9 +25,19 @@ impl Launch {
         parameters: Vec<Parameter>,
         limits: &Limits,
     ) -> Result<Self> {
-        use crate::wgpu::shader::MEMORY;
-        within("bytes of workgroup memory of", kernel.name, 16 * MEMORY as u64, limits.workgroup_memory.into())?;
-        within("invocations in a workgroup of", kernel.name, kernel.workgroup as u64, limits.invocations.into())?;
+        use crate::wgpu::shader::WORKGROUP_BYTES;
+        within(
+            "bytes of workgroup memory of",
+            kernel.name,
+            WORKGROUP_BYTES as u64,
+            limits.workgroup_memory.into(),
+        )?;
+        within(
+            "invocations in a workgroup of",
+            kernel.name,
+            kernel.workgroup as u64,
+            limits.invocations.into(),
+        )?;
         let buffers = u64::from(kernel.inputs) + 1;
         within("storage buffers of", kernel.name, buffers, limits.storage_buffers.into())?;
         let grid = limits.grid(groups)?;
@@ -81,8 +91,7 @@ impl Tiles {
         outputs: usize,
         columns: usize,
     ) -> Result<Self> {
-        // A single tap has no dilation.
-        let dilation = if window.width() == 1 { 1 } else { window.dilation() };
+        let dilation = window.dilation();
         let longest = shape.longest();
         // Kernels compute positions in 31 bits: a sequence, a window past either end of it, and a lane's own steps.
         let reach = [window.reach(), longest, dilation.saturating_mul(2 * STEPS)];
@@ -133,6 +142,25 @@ impl Tiles {
     }
 }
 
+/// The window of a convolution as its kernels see it: the same taps on the same tokens, with a dilation that is no longer
+/// than it takes, so that positions can be counted in 31 bits.
+pub(crate) fn window(conv: &Convolution) -> Window {
+    let (window, time) = (conv.window(), conv.sequences().longest().max(1));
+    let (width, dilation) = (window.width(), window.dilation());
+    if width == 1 {
+        return Window::causal(1).unwrap_or(window);
+    }
+    // With a history, tokens of the past are in reach however far they are.
+    let enough = time.saturating_mul(2);
+    if conv.has_history() || dilation <= enough {
+        return window;
+    }
+    // Tap j reads token t + (j - a) r - b. At most two taps are in range: a, where b < T, and a + 1, where r - b < T.
+    let (a, b) = (window.left() / dilation, window.left() % dilation);
+    let b = if b < time { b } else { enough - (dilation - b).min(time) };
+    Window::new(width, enough, a.saturating_mul(enough).saturating_add(b)).unwrap_or(window)
+}
+
 /// Parameters, each a size that a kernel can count.
 pub(crate) fn parameters(sizes: &[(&'static str, usize)]) -> Result<Vec<Parameter>> {
     sizes.iter().map(|&(name, size)| Ok((name, word(name, "the call", size)?))).collect()
@@ -162,7 +190,7 @@ impl Tokens {
 
     /// The structure `Convolution` of `shaders/shared/convolve.wgsl`.
     pub(crate) fn parameters(&self, conv: &Convolution, bias: bool) -> Result<Vec<Parameter>> {
-        let window = conv.window();
+        let window = window(conv);
         let normalize = match conv.normalize() {
             Normalize::None => 0,
             Normalize::Softmax => 1,
@@ -170,7 +198,7 @@ impl Tokens {
         };
         parameters(&[
             ("width", window.width()),
-            ("dilation", if window.width() == 1 { 1 } else { window.dilation() }),
+            ("dilation", window.dilation()),
             ("left", window.left()),
             ("reach", window.reach()),
             ("channels", conv.channels()),
@@ -186,5 +214,36 @@ impl Tokens {
             ("unused_1", 0),
             ("unused_2", 0),
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Sequences};
+
+    /// The taps of each token that read one of the sequence's, and which.
+    fn reads(window: Window, time: usize) -> Vec<(usize, usize, isize)> {
+        let taps = |token| {
+            window.taps_in_range(token, time, 0).map(move |tap| (token, tap, window.token(token, tap)))
+        };
+        (0..time).flat_map(taps).collect()
+    }
+
+    #[test]
+    fn a_nearer_window_reads_the_same_tokens() {
+        for time in [1, 2, 5, 8] {
+            for width in [1, 2, 3, 5] {
+                for dilation in [1, 2, 9, 10, 11, 16, 17, 40] {
+                    for left in 0..=(width - 1) * dilation {
+                        let far = Window::new(width, dilation, left).unwrap();
+                        let shape = Sequences::batch(1, time).unwrap().shape();
+                        let near = window(&Convolution::new(shape, 1, 1, far, DType::F32).unwrap());
+                        assert!(near.dilation() <= 2 * time, "{near:?}");
+                        assert_eq!(reads(far, time), reads(near, time), "{far:?} as {near:?}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -18,8 +18,12 @@ pub(crate) const STEPS: usize = 8;
 /// How deep the operands of a product are staged.
 pub(crate) const DEPTH: usize = 16;
 
-/// Quads of numbers that fit into the workgroup memory that every device has: 16 KiB.
-pub(crate) const MEMORY: usize = 1024;
+/// Quads of numbers in a workgroup's memory: 15 of the 16 KiB that every device has; the rest is for what invocations tell
+/// one another.
+pub(crate) const MEMORY: usize = 960;
+
+/// Bytes of workgroup memory that a kernel takes at most.
+pub(crate) const WORKGROUP_BYTES: usize = 16 * MEMORY + 4 * WORKGROUP;
 
 /// A file in `shaders/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,12 +1,12 @@
 use ::wgpu::Buffer;
 
+use crate::Result;
 use crate::problem::SpanConvProblem;
 use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::dynamic_conv::{self, DynamicConv, Source};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::sequences::DeviceSequences;
 use crate::wgpu::span_key::{SpanKey, SpanKeyArgs};
-use crate::Result;
 
 /// Span-based dynamic convolution, prepared: see [`SpanConvProblem`].
 #[derive(Clone, Debug)]

@@ -1,13 +1,13 @@
 use crate::DType;
+use crate::Result;
 use crate::problem::SpanKeyProblem;
 use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
 use crate::wgpu::linear::Blocks;
-use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters};
+use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
-use crate::Result;
 
 /// The span-aware key, prepared: see [`SpanKeyProblem`].
 #[derive(Clone, Debug)]
@@ -46,8 +46,7 @@ impl SpanKey {
     /// driver.
     pub fn new(gpu: &Gpu, problem: SpanKeyProblem) -> Result<Self> {
         let places = SpanKeyPlaces::contiguous(&problem);
-        if let Some(launch) =
-            plan(&problem, &places, listed(problem.depthwise().sequences()), gpu.limits())?
+        if let Some(launch) = plan(&problem, &places, listed(problem.depthwise().sequences()), gpu.limits())?
         {
             gpu.pipeline(&launch.kernel)?;
         }
@@ -135,7 +134,7 @@ pub(crate) fn plan(
         return Ok(None);
     }
     // How many tokens a tile has decides how many columns go beside them.
-    let tiles = |columns| Tiles::new(conv.sequences(), conv.window(), listed, 128, columns);
+    let tiles = |columns| Tiles::new(conv.sequences(), window(conv), listed, 128, columns);
     let blocks = Blocks::new(ROW_QUADS, tiles(1)?.outputs(), outputs);
     let tiles = tiles(outputs.div_ceil(blocks.tile_columns()))?;
     let mut all = tiles.parameters()?;
@@ -160,7 +159,8 @@ pub(crate) fn plan(
 fn kernel(dtype: DType, parameters: DType, output: DType, paired: bool, whole_words: bool) -> Kernel {
     let paired = paired && parameters != DType::F32;
     let files = [File::Element, File::LaneOne, store(output, whole_words), File::StoreQuad, File::Tiles];
-    let product = [File::Convolve, File::Memory, File::Blocks, File::Product, File::StageColumns, File::SpanKey];
+    let product =
+        [File::Convolve, File::Memory, File::Blocks, File::Product, File::StageColumns, File::SpanKey];
     Kernel {
         name: "span_key",
         workgroup: WORKGROUP,

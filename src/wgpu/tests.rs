@@ -8,7 +8,14 @@ use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, 
 
 /// Every kernel that any plan can ask for.
 fn kernels() -> Vec<Kernel> {
-    let all = [light_conv::kernels(), dynamic_conv::kernels(), linear::kernels(), span_key::kernels(), history::kernels(), attention::kernels()];
+    let all = [
+        light_conv::kernels(),
+        dynamic_conv::kernels(),
+        linear::kernels(),
+        span_key::kernels(),
+        history::kernels(),
+        attention::kernels(),
+    ];
     all.concat()
 }
 
