@@ -1,27 +1,39 @@
 //! The project's own commands: `cargo xtask ...`.
 
+mod vulkan;
+
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
+
+use vulkan::Adapter;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  test    set up what the tests need, and run all of them
-  check   what must hold besides the tests: format, lints with every set of features, documentation
+  test [--skip wgpu]    set up what the tests need, and run all of them (or all but those of wgpu)
+  check                 what must hold besides the tests: format, lints with every set of features, documentation
 ";
 
 /// The features of the crate, each of which must build alone.
 const FEATURES: [&str; 2] = ["wgpu", "cuda"];
 
+/// One profile for all that is run, so that nothing is built twice.
+const PROFILE: [&str; 3] = ["--profile", "test", "--all-features"];
+
+/// Says to the tests what they are to do without.
+const SKIP: &str = "LIGHTSPAN_SKIP";
+
 fn main() -> ExitCode {
-    let mut args = env::args().skip(1);
-    let result = match (args.next().as_deref(), args.next()) {
-        (Some("test"), None) => test(),
-        (Some("check"), None) => check(),
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["test"] => test_all(),
+        ["test", "--skip", "wgpu"] => test_without_wgpu(),
+        ["check"] => check(),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
@@ -36,28 +48,90 @@ fn main() -> ExitCode {
     }
 }
 
+fn test_all() -> Result<(), String> {
+    let adapter = vulkan::adapter(devices)?;
+    eprintln!(
+        "== wgpu is tested on {}{}",
+        adapter.name,
+        if adapter.real { "" } else { ", which is software" }
+    );
+    test(Some(&adapter))
+}
+
+fn test_without_wgpu() -> Result<(), String> {
+    let result = test(None);
+    eprintln!(
+        "\n== SKIPPED, as --skip wgpu asks: no operator ran on wgpu. Not tested are the suite, the fixtures, the race\n\
+         == and the benchmarks there; `cargo xtask test` tests them too."
+    );
+    result
+}
+
 /// Unit, property and integration tests, doctests, the examples' own tests, the course of examples, the fixtures and
-/// the race.
-fn test() -> Result<(), String> {
-    // One profile for all of it, so that nothing is built twice.
-    let profile = ["--profile", "test", "--all-features"];
-    cargo(["test", "--workspace", "--all-features"])?;
+/// the race; of wgpu on `adapter`, or nothing of wgpu.
+fn test(adapter: Option<&Adapter>) -> Result<(), String> {
+    let tests = |args: &[&str]| {
+        let mut command = command(["test", "--all-features"].iter().chain(args));
+        if let Some(adapter) = adapter {
+            // The tests look for a GPU, and for Mesa's software; any other software is named to them.
+            if !adapter.real && !adapter.name.contains("llvmpipe") {
+                command.env("WGPU_ADAPTER_NAME", &adapter.name);
+            }
+        } else {
+            command.env(SKIP, "wgpu");
+        }
+        run(&mut command)
+    };
+    tests(&["--workspace"])?;
     // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
     for simd in ["avx2", "scalar"] {
-        run(command(["test", "--all-features", "--test", "suite"]).env("LIGHTSPAN_SIMD", simd))?;
+        let mut command = command(["test", "--all-features", "--test", "suite"]);
+        run(command.env("LIGHTSPAN_SIMD", simd).env(SKIP, "wgpu"))?;
     }
-    cargo(["test", "--workspace", "--all-features", "--examples"])?;
+    tests(&["--workspace", "--examples"])?;
     // Each benchmark once, against what it is compared with.
-    cargo(["test", "--all-features", "--benches"])?;
-    for example in course()? {
-        cargo(["run", "--quiet"].iter().chain(&profile).chain(&["--example", &example]))?;
+    tests(&["--benches"])?;
+    for name in course()? {
+        example(&name, &[])?;
     }
-    let conformance = ["--example", "conformance", "--", "tests/fixtures"];
-    cargo(["run", "--quiet"].iter().chain(&profile).chain(&conformance))?;
+    conformance(&["--backend", "reference", "--backend", "cpu"])?;
+    race(&["--backend", "cpu"])?;
+    if let Some(adapter) = adapter {
+        conformance(&adapter.flags())?;
+        race(&adapter.flags())?;
+        // One group: its operator, in all types, and the copy.
+        let mut command =
+            command(["test", "--all-features", "--bench", "operators", "--", "light_conv_by_width"]);
+        run(command.env("LIGHTSPAN_BENCH_DEVICE", adapter.bench_device()))?;
+    }
+    Ok(())
+}
+
+/// What the example `devices` lists.
+fn devices() -> Result<String, String> {
+    let mut command = command(["run", "--quiet"].iter().chain(&PROFILE).chain(&["--example", "devices"]));
+    eprintln!("\n== {}", line(&command));
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot run {}: {error}", line(&command)))?;
+    let devices = String::from_utf8_lossy(&output.stdout).into_owned();
+    eprint!("{devices}");
+    if output.status.success() { Ok(devices) } else { Err(format!("{}: {}", line(&command), output.status)) }
+}
+
+fn example(name: &str, args: &[&str]) -> Result<(), String> {
+    let run = ["run", "--quiet"].iter().chain(&PROFILE);
+    cargo(run.chain(&["--example", name, "--"]).chain(args))
+}
+
+fn conformance(flags: &[&str]) -> Result<(), String> {
+    example("conformance", &[flags, &["tests/fixtures"]].concat())
+}
+
+/// A short race, which has to leave a picture.
+fn race(flags: &[&str]) -> Result<(), String> {
     let picture = env::temp_dir().join(format!("lightspan-race-{}.svg", std::process::id()));
-    let race = ["--example", "race", "--", "--lengths", "64,100", "--quick", "--out"].map(OsStr::new);
-    let run = ["run", "--quiet"].iter().chain(&profile).map(OsStr::new);
-    let raced = cargo(run.chain(race).chain([picture.as_os_str()]));
+    let path = picture.to_str().ok_or("the folder for temporary files has a name that is no text")?;
+    let raced = example("race", &[flags, &["--lengths", "64,100", "--quick", "--out", path]].concat());
     let drawn = fs::read_to_string(&picture).is_ok_and(|svg| svg.starts_with("<svg"));
     let _ = fs::remove_file(&picture);
     raced?;
@@ -105,13 +179,21 @@ fn command(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
 
 /// Runs a command, says how long it took, and fails if it did.
 fn run(command: &mut Command) -> Result<(), String> {
-    let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    let line = format!("cargo {}", args.join(" "));
+    let line = line(command);
     eprintln!("\n== {line}");
     let begin = Instant::now();
     let status = command.status().map_err(|error| format!("cannot run {line}: {error}"))?;
     eprintln!("== {:.0} s", begin.elapsed().as_secs_f64());
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+}
+
+/// A command of cargo as it would be typed, with the variables that are set for it.
+fn line(command: &Command) -> String {
+    let variables = command.get_envs().filter_map(|(name, value)| {
+        Some(format!("{}={} ", name.to_string_lossy(), value?.to_string_lossy()))
+    });
+    let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
+    format!("{}cargo {}", variables.collect::<String>(), args.join(" "))
 }
 
 /// The root of the workspace.

@@ -1,0 +1,58 @@
+//! Which devices are there? Lists all that this build and this machine have, and how to open each:
+//!
+//! ```text
+//! cargo run --all-features --example devices
+//! ```
+//!
+//! An adapter of wgpu is a GPU, or software that does as a GPU does: right, and slower than the CPU's own kernels. So
+//! software is opened only by its name. With `--require wgpu` it is an error that there is no adapter at all.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lightspan::{Backend, Device};
+
+#[derive(Parser)]
+#[command(about = "Lists the devices that this build and this machine have.")]
+struct Args {
+    /// Fail where there is no device of this kind, be it software: cpu, wgpu or cuda
+    #[arg(long, value_name = "BACKEND")]
+    require: Option<Backend>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut found = vec![Backend::Cpu];
+    println!("cpu: {}\n  Device::cpu()", Device::cpu());
+    for (name, real) in adapters() {
+        found.push(Backend::Wgpu);
+        if real {
+            println!("wgpu, real: {name}\n  Device::wgpu(), or among several Device::wgpu_named({name:?})");
+        } else {
+            println!("wgpu, software: {name}\n  Device::wgpu_named({name:?})");
+        }
+    }
+    match args.require {
+        Some(backend) if !found.contains(&backend) => {
+            eprintln!("devices: there is none of {backend}{}", reason(backend));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The adapters of wgpu by name, and whether each is real.
+#[cfg(feature = "wgpu")]
+fn adapters() -> Vec<(String, bool)> {
+    pollster::block_on(lightspan::wgpu::adapter_names())
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapters() -> Vec<(String, bool)> {
+    vec![]
+}
+
+/// Why there is none.
+fn reason(backend: Backend) -> String {
+    Device::open(backend).err().map_or(String::new(), |error| format!(": {error}"))
+}
