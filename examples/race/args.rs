@@ -33,6 +33,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) backend: Option<Backend>,
 
+    /// Run on wgpu, on the first adapter whose name contains this; a software adapter is used only so
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
+
     /// Sequences in a call, the same number at every length
     #[arg(long, default_value_t = 1, value_parser = at_least_one, value_name = "B")]
     pub(crate) batch: usize,

@@ -5,15 +5,13 @@ use std::{fmt, fs, thread};
 
 use lightspan::ops::{self, LinearOptions};
 use lightspan::problem::LinearProblem;
-use lightspan::{Backend, DType, Device, Result, Tensor, Window};
+use lightspan::{Backend, DType, Device, Result, Tensor};
 
-use crate::format;
 use crate::timing::Timer;
+use crate::{format, is_software};
 
 /// Bytes copied on a processor; with their copies, more than the largest cache of today.
 const PROCESSOR_BYTES: u64 = 512 << 20;
-/// Bytes copied on another device, which may not bind more than 128 MiB at once.
-const DEVICE_BYTES: usize = 120 << 20;
 /// Rows, inputs and outputs of products that keep a processor busy. Short ones, so that many runs fit the time and the
 /// best of them is the machine's own even where it has other things to do.
 const PROCESSOR_PRODUCTS: &[usize] = &[512, 1024];
@@ -31,11 +29,9 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn measure(device: &Device, dtype: DType, timer: &Timer) -> Result<Self> {
-        let bytes_per_second = match device.backend() {
-            Backend::Cpu => processor_bandwidth(timer)?,
-            _ => device_bandwidth(device, timer)?,
-        };
-        let sizes = if device.backend() == Backend::Cpu { PROCESSOR_PRODUCTS } else { DEVICE_PRODUCTS };
+        let bytes_per_second = bandwidth(device, timer)?;
+        let processor = device.backend() == Backend::Cpu || is_software(device);
+        let sizes = if processor { PROCESSOR_PRODUCTS } else { DEVICE_PRODUCTS };
         let mut flops_per_second: f64 = 0.0;
         for &size in sizes {
             // Some devices multiply 16-bit numbers faster; the floor is the fastest seen.
@@ -78,16 +74,15 @@ fn processor_bandwidth(timer: &Timer) -> Result<f64> {
     Ok(2.0 * bytes as f64 / timing.best())
 }
 
-/// A convolution of width 1, which is a copy.
-fn device_bandwidth(device: &Device, timer: &Timer) -> Result<f64> {
-    let channels = 1024;
-    let rows = DEVICE_BYTES / channels / DType::F32.size();
-    let x = Tensor::zeros(&[1, rows, channels], DType::F32, device)?;
-    let mut y = Tensor::zeros(x.shape(), DType::F32, device)?;
-    let weight = Tensor::zeros(&[1, 1], DType::F32, device)?;
-    let window = Window::causal(1)?;
-    let timing = timer.time(|| ops::light_conv_into(&mut y, &x, &weight, window, &Default::default()))?;
-    Ok(2.0 * DEVICE_BYTES as f64 / timing.best())
+/// A copy where the device has its memory.
+fn bandwidth(device: &Device, timer: &Timer) -> Result<f64> {
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        return crate::gpu::bandwidth(device, gpu, timer);
+    }
+    #[cfg(not(feature = "wgpu"))]
+    let _ = device;
+    processor_bandwidth(timer)
 }
 
 /// The best rate of a matrix product.
@@ -96,8 +91,13 @@ fn product_rate(device: &Device, size: usize, dtype: DType, timer: &Timer) -> Re
     let x = Tensor::from_f32(&numbers, &[size, size], dtype, device)?;
     let weight = Tensor::from_f32(&numbers, &[size, size], dtype, device)?;
     let mut y = Tensor::zeros(&[size, size], dtype, device)?;
-    let timing = timer.time(|| ops::linear_into(&mut y, &x, &weight, &LinearOptions::default()))?;
     let problem = LinearProblem::new(size, size, size, dtype)?;
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        let seconds = crate::gpu::product(gpu, problem, [&x, &weight, &y], timer)?;
+        return Ok(problem.flops() as f64 / seconds);
+    }
+    let timing = timer.time(|| ops::linear_into(&mut y, &x, &weight, &LinearOptions::default()))?;
     Ok(problem.flops() as f64 / timing.best())
 }
 

@@ -10,15 +10,20 @@
 //!
 //! What is timed is one call of the operator, forward, into an output that is there. The kernel generation of
 //! dynamic_conv and span_conv is part of the operator and so of its time; the projections that make q, k and v are not
-//! part of any. Inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory.
+//! part of any. On a GPU calls go out one after another and the last is waited for: what the host does for a call counts
+//! where it takes longer than the device. Inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory.
 
 mod args;
 mod check;
 mod format;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod machine;
 mod operator;
 mod picture;
 mod plan;
+#[cfg(feature = "wgpu")]
+mod stopwatch;
 mod table;
 mod timing;
 mod tokens;
@@ -30,13 +35,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use lightspan::Tensor;
+use lightspan::{Device, Error as Fault, Tensor};
 
 use args::Args;
 use machine::Machine;
 use operator::{Operator, Parameters, Track};
 use plan::Plan;
-use table::{Measurement, Round};
+use table::{Entry, Measurement, Round};
 use timing::Timer;
 use tokens::Embedding;
 
@@ -65,9 +70,12 @@ fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
         "lightspan on {}: {}\n{}, sequences from {}\n\n",
         plan.device, machine, plan.setting, plan.text.name
     ))?;
+    if is_software(&plan.device) {
+        print("This adapter is software: its times say nothing of any GPU.\n\n")?;
+    }
 
     let rounds = measure(plan, &machine, &timer)?;
-    print(&format!("{}\n{}\n", table::render(&rounds), table::notes(&rounds, plan)))?;
+    print(&format!("{}\n{}\n", table::render(&rounds), table::notes(&rounds)))?;
     let title = format!("{}, {}", plan.device, plan.setting);
     fs::write(&plan.out, picture::draw(&title, &rounds)?)
         .map_err(|error| format!("cannot write {}: {error}", plan.out.display()))?;
@@ -91,12 +99,11 @@ fn measure(plan: &Plan, machine: &Machine, timer: &Timer) -> lightspan::Result<V
         let mut round = Round { length, tokens: plan.setting.batch * length, results: Vec::new() };
         for operator in Operator::ALL {
             progress.set_message(format!("{operator}, {length} tokens"));
-            let result = if plan.skips(operator, length) {
-                None
-            } else {
-                Some(enter(operator, &track, machine, timer)?)
+            let entry = match plan.skips(operator, length) {
+                Some(reason) => Err(reason),
+                None => enter(operator, &track, machine, timer)?,
             };
-            round.results.push((operator, result));
+            round.results.push((operator, entry));
             progress.inc(1);
         }
         rounds.push(round);
@@ -105,19 +112,33 @@ fn measure(plan: &Plan, machine: &Machine, timer: &Timer) -> lightspan::Result<V
     Ok(rounds)
 }
 
-/// Times one operator at one length and checks what it wrote.
+/// Times one operator at one length and checks what it wrote. One that needs more than the device has does not run.
 fn enter(
     operator: Operator,
     track: &Track<'_>,
     machine: &Machine,
     timer: &Timer,
-) -> lightspan::Result<Measurement> {
+) -> lightspan::Result<Entry> {
     let problem = operator.problem(track.setting, &track.sequences)?;
     let mut y = Tensor::zeros(track.x.shape(), track.x.dtype(), track.x.device())?;
-    let seconds = timer.time(|| operator.run(track, &mut y))?.median();
+    let seconds = match timer.time(|| operator.run(track, &mut y)) {
+        Ok(timing) => timing.median(),
+        Err(error @ (Fault::Limit { .. } | Fault::OutOfMemory { .. })) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error),
+    };
     let floor = machine.floor(problem.flops(), problem.bytes());
     let error = check::largest_error(&problem, track, &y)?;
-    Ok(Measurement { seconds, floor, error })
+    Ok(Ok(Measurement { seconds, floor, error }))
+}
+
+#[cfg(feature = "wgpu")]
+fn is_software(device: &Device) -> bool {
+    device.gpu().is_some_and(stopwatch::is_software)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn is_software(_: &Device) -> bool {
+    false
 }
 
 /// A bar on stderr, hidden where that is not a terminal.

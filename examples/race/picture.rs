@@ -38,7 +38,8 @@ fn chart(
     rounds: &[Round],
 ) -> Result<(), Box<dyn Error>> {
     let lengths: Vec<f64> = rounds.iter().map(|round| round.length as f64).collect();
-    let times = rounds.iter().flat_map(|round| round.results.iter().filter_map(|(_, result)| *result));
+    let times =
+        rounds.iter().flat_map(|round| round.results.iter().filter_map(|(_, entry)| entry.as_ref().ok()));
     let x = padded(lengths.iter().copied(), 1.15);
     let y = whole_decade(padded(times.map(|result| 1e3 * result.seconds), 1.6));
 

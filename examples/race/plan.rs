@@ -6,9 +6,10 @@ use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lightspan::{DType, Device, Sequences, Window};
+use lightspan::{Backend, DType, Device, Sequences, Window};
 
 use crate::args::Args;
+use crate::format::significant;
 use crate::machine::physical_memory;
 use crate::operator::Operator;
 
@@ -76,7 +77,7 @@ impl Plan {
                 format!("tensors would take {needed} MiB, over half of the memory ({memory} MiB)").into()
             );
         }
-        let device = args.backend.map_or_else(|| Ok(Device::best()), Device::open)?;
+        let device = device(args.backend, args.adapter.as_deref())?;
         let text = text(args.text)?;
         // Found out now, not after the race; whatever the file holds stays until there is something to replace it.
         OpenOptions::new()
@@ -95,11 +96,34 @@ impl Plan {
         })
     }
 
-    /// Whether an operator would need too much memory at a length.
-    pub(crate) fn skips(&self, operator: Operator, length: usize) -> bool {
-        operator == Operator::NaiveAttention
-            && score_bytes(&self.setting, length) > u128::from(self.score_limit)
+    /// Why an operator does not run at a length, if it does not: it would need too much memory.
+    pub(crate) fn skips(&self, operator: Operator, length: usize) -> Option<String> {
+        let naive = operator == Operator::NaiveAttention;
+        (naive && score_bytes(&self.setting, length) > u128::from(self.score_limit)).then(|| {
+            let limit = significant(self.score_limit as f64 / f64::from(1u32 << 30));
+            format!("its scores would take more than {limit} GiB")
+        })
     }
+}
+
+fn device(backend: Option<Backend>, adapter: Option<&str>) -> Result<Device, Box<dyn Error>> {
+    match (backend, adapter) {
+        (None, None) => Ok(Device::best()),
+        (Some(backend), None) => Ok(Device::open(backend)?),
+        (None | Some(Backend::Wgpu), Some(name)) => Ok(named(name)?),
+        (Some(backend), Some(_)) => Err(format!("--adapter is for wgpu, not for {backend}").into()),
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn named(adapter: &str) -> lightspan::Result<Device> {
+    Device::wgpu_named(adapter)
+}
+
+/// The error that says why there is none.
+#[cfg(not(feature = "wgpu"))]
+fn named(_: &str) -> lightspan::Result<Device> {
+    Device::open(Backend::Wgpu)
 }
 
 fn lengths(args: &Args) -> Vec<usize> {
@@ -171,14 +195,19 @@ mod tests {
         assert!(error(&["--text", "no such file"]).starts_with("cannot read no such file: "));
         assert!(error(&["--lengths", "1000000000000"]).starts_with("tensors would take "));
         assert!(error(&["--width", "1000000000000"]).starts_with("tensors would take "));
+        assert_eq!(
+            error(&["--backend", "cpu", "--adapter", "llvmpipe"]),
+            "--adapter is for wgpu, not for cpu"
+        );
+        assert!(error(&["--adapter", "no such adapter"]).starts_with("wgpu is not available: "));
         assert!(plan_into("/", &[]).err().unwrap().starts_with("cannot write /: "));
     }
 
     #[test]
     fn naive_attention_is_skipped_where_its_scores_would_not_fit() {
         let plan = plan(&["--lengths", "4096"]).unwrap();
-        assert!(plan.skips(Operator::NaiveAttention, 1 << 20));
-        assert!(!plan.skips(Operator::FusedAttention, 1 << 20));
-        assert!(!plan.skips(Operator::NaiveAttention, 64));
+        assert!(plan.skips(Operator::NaiveAttention, 1 << 20).is_some());
+        assert_eq!(plan.skips(Operator::FusedAttention, 1 << 20), None);
+        assert_eq!(plan.skips(Operator::NaiveAttention, 64), None);
     }
 }

@@ -4,7 +4,6 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::format::significant;
 use crate::operator::Operator;
-use crate::plan::Plan;
 
 /// One operator at one length.
 #[derive(Clone, Copy, Debug)]
@@ -23,37 +22,35 @@ impl Measurement {
     }
 }
 
-/// All operators at one length; `None` for one that was skipped.
+/// A measurement, or why there is none.
+pub(crate) type Entry = Result<Measurement, String>;
+
+/// All operators at one length.
 pub(crate) struct Round {
     pub(crate) length: usize,
     /// Tokens of a call, over the whole batch.
     pub(crate) tokens: usize,
-    pub(crate) results: Vec<(Operator, Option<Measurement>)>,
+    pub(crate) results: Vec<(Operator, Entry)>,
 }
 
 impl Round {
     pub(crate) fn is_right(&self) -> bool {
-        self.results.iter().all(|(_, result)| result.is_none_or(|result| result.is_right()))
+        self.results.iter().all(|(_, entry)| entry.as_ref().map_or(true, Measurement::is_right))
     }
 
     pub(crate) fn seconds(&self, operator: Operator) -> Option<f64> {
-        self.results.iter().find(|(of, _)| *of == operator)?.1.map(|result| result.seconds)
+        let (_, entry) = self.results.iter().find(|(of, _)| *of == operator)?;
+        entry.as_ref().ok().map(|result| result.seconds)
     }
 
     /// The seven cells of one operator, after the length.
-    fn cells(&self, operator: Operator, result: Option<Measurement>) -> [String; 7] {
-        let Some(result) = result else {
-            return [
-                operator.to_string(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-                "-".into(),
-            ];
+    fn cells(&self, operator: Operator, entry: &Entry) -> [String; 7] {
+        let Ok(result) = entry else {
+            let mut cells = [const { String::new() }; 7].map(|_| "-".to_owned());
+            cells[0] = operator.to_string();
+            return cells;
         };
-        let Measurement { seconds, floor, error } = result;
+        let Measurement { seconds, floor, error } = *result;
         let times = |ratio: f64| format!("{}x", significant(ratio));
         let speed_up = |over| self.seconds(over).map_or("-".to_owned(), |other| times(other / seconds));
         let verdict = if result.is_right() { "" } else { " FAILED" };
@@ -86,8 +83,8 @@ pub(crate) fn render(rounds: &[Round]) -> Table {
     for round in rounds {
         // One row of the table with a line for each operator, so that rules are drawn between lengths only.
         let mut columns = [const { Vec::new() }; 7];
-        for &(operator, result) in &round.results {
-            for (column, cell) in columns.iter_mut().zip(round.cells(operator, result)) {
+        for (operator, entry) in &round.results {
+            for (column, cell) in columns.iter_mut().zip(round.cells(*operator, entry)) {
                 column.push(cell);
             }
         }
@@ -101,19 +98,20 @@ pub(crate) fn render(rounds: &[Round]) -> Table {
 }
 
 /// What a reader of the table has to know.
-pub(crate) fn notes(rounds: &[Round], plan: &Plan) -> String {
+pub(crate) fn notes(rounds: &[Round]) -> String {
     let mut notes = String::from(
         "Times are medians of one forward call; kernel generation counts, projections to q, k and v do not.\n\
          The floor is the larger of bytes over bandwidth and operations over arithmetic, by the rates above; inputs\n\
          that are in cache can beat it. Errors are against the f64 reference, on a sample of tokens.\n",
     );
-    let skipped = |round: &&Round| round.results.iter().any(|(_, result)| result.is_none());
-    if let Some(round) = rounds.iter().find(skipped) {
-        let limit = significant(plan.score_limit as f64 / f64::from(1u32 << 30));
-        notes.push_str(&format!(
-            "-: from {} tokens on the scores of naive attention would take more than {limit} GiB.\n",
-            round.length
-        ));
+    for operator in Operator::ALL {
+        let missing = rounds.iter().find_map(|round| {
+            let (_, entry) = round.results.iter().find(|(of, _)| *of == operator)?;
+            Some((round.length, entry.as_ref().err()?))
+        });
+        if let Some((length, reason)) = missing {
+            notes.push_str(&format!("-: from {length} tokens on {operator} does not run: {reason}.\n"));
+        }
     }
     notes
 }
@@ -125,9 +123,9 @@ mod tests {
     fn round(error: f64) -> Round {
         let fast = Measurement { seconds: 1e-3, floor: 0.5e-3, error };
         let results = vec![
-            (Operator::LightConv, Some(fast)),
-            (Operator::NaiveAttention, None),
-            (Operator::FusedAttention, Some(Measurement { seconds: 4e-3, ..fast })),
+            (Operator::LightConv, Ok(fast)),
+            (Operator::NaiveAttention, Err("its scores are too large".to_owned())),
+            (Operator::FusedAttention, Ok(Measurement { seconds: 4e-3, ..fast })),
         ];
         Round { length: 64, tokens: 128, results }
     }
@@ -135,9 +133,10 @@ mod tests {
     #[test]
     fn cells_of_an_operator() {
         let round = round(0.25);
-        let (operator, result) = round.results[0];
         let cells = ["light_conv", "1.00", "0.128", "-", "4.00x", "2.00x", "0.250"];
-        assert_eq!(round.cells(operator, result), cells);
+        assert_eq!(round.cells(Operator::LightConv, &round.results[0].1), cells);
+        let cells = ["naive attention", "-", "-", "-", "-", "-", "-"];
+        assert_eq!(round.cells(Operator::NaiveAttention, &round.results[1].1), cells);
         assert!(round.is_right());
     }
 
@@ -147,6 +146,12 @@ mod tests {
             assert!(!round(error).is_right());
             assert!(render(&[round(error)]).to_string().contains("FAILED"));
         }
+    }
+
+    #[test]
+    fn what_did_not_run_says_why() {
+        let line = "-: from 64 tokens on naive attention does not run: its scores are too large.";
+        assert!(notes(&[round(0.25)]).lines().any(|note| note == line));
     }
 
     #[test]

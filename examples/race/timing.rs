@@ -38,6 +38,19 @@ impl Timer {
         Ok(Timing { sorted: runs })
     }
 
+    /// Seconds of something that keeps its own time, run after run, after one to warm up.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn sample(&self, mut measure: impl FnMut() -> Result<Duration>) -> Result<Timing> {
+        measure()?;
+        let mut runs = Vec::new();
+        let begin = Instant::now();
+        while runs.len() < RUNS || begin.elapsed() < self.budget {
+            runs.push(measure()?.as_secs_f64());
+        }
+        runs.sort_by(f64::total_cmp);
+        Ok(Timing { sorted: runs })
+    }
+
     fn run(&self, calls: u32, call: &mut impl FnMut() -> Result<()>) -> Result<f64> {
         let begin = Instant::now();
         for _ in 0..calls {
