@@ -28,6 +28,9 @@ struct Args {
     /// the machine has.
     #[arg(long = "backend", value_name = "BACKEND")]
     backends: Vec<Name>,
+    /// Run on wgpu, on the first adapter whose name contains this; a software adapter is used only so.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
     /// Types of the tokens, for backends; may be repeated. By default all.
     #[arg(long = "dtype", value_name = "TYPE")]
     dtypes: Vec<Type>,
@@ -59,12 +62,12 @@ enum Type {
 
 impl Name {
     /// The place of this name, or why there is none on this machine.
-    fn open(self) -> lightspan::Result<Place> {
+    fn open(self, adapter: Option<&str>) -> lightspan::Result<Place> {
         let device = |backend| Device::open(backend).map(Place::Device);
         match self {
             Name::Reference => Ok(Place::Reference),
             Name::Cpu => device(Backend::Cpu),
-            Name::Wgpu => device(Backend::Wgpu),
+            Name::Wgpu => adapter.map_or_else(|| Device::open(Backend::Wgpu), named).map(Place::Device),
             Name::Cuda => device(Backend::Cuda),
             Name::CudaEmulated => Err(Error::Unavailable {
                 backend: "cuda-emulated",
@@ -72,6 +75,17 @@ impl Name {
             }),
         }
     }
+}
+
+#[cfg(feature = "wgpu")]
+fn named(adapter: &str) -> lightspan::Result<Device> {
+    Device::wgpu_named(adapter)
+}
+
+/// The error that says why there is none.
+#[cfg(not(feature = "wgpu"))]
+fn named(_: &str) -> lightspan::Result<Device> {
+    Device::open(Backend::Wgpu)
 }
 
 impl Display for Name {
@@ -118,9 +132,9 @@ fn run(args: &Args, report: &mut Report<impl Write>) -> io::Result<()> {
         .collect();
     let mut places = vec![];
     for name in Name::value_variants() {
-        let asked = args.backends.contains(name);
-        if chosen(asked, args.backends.is_empty()) {
-            match name.open() {
+        let asked = args.backends.contains(name) || *name == Name::Wgpu && args.adapter.is_some();
+        if chosen(asked, args.backends.is_empty() && args.adapter.is_none()) {
+            match name.open(args.adapter.as_deref()) {
                 Ok(place) => places.push(place),
                 Err(error @ Error::Unavailable { .. }) if !asked => {
                     report.skip("(all cases)", name, error)?
