@@ -1,8 +1,7 @@
-use criterion::BenchmarkId;
 use lightspan::problem::{AttentionProblem, Mask};
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{CHANNELS, Group, HEADS, WIDTH, measure, sequences, tokens};
+use crate::support::{CHANNELS, Group, HEADS, Line, WIDTH, measure, sequences, tokens};
 
 /// What the convolutions stand in for. Local attention sees the tokens that a convolution of the same window sees.
 ///
@@ -15,14 +14,14 @@ pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
         ("fused attention", ops::AttentionKind::Fused, Mask::FULL),
         ("local attention", ops::AttentionKind::Fused, reach),
     ] {
-        measure_attention(group, BenchmarkId::new(name, time), time, kind, mask)?;
+        measure_attention(group, Line::new(name, time), time, kind, mask)?;
     }
     Ok(())
 }
 
 fn measure_attention(
     group: &mut Group<'_>,
-    id: BenchmarkId,
+    line: Line,
     time: usize,
     kind: ops::AttentionKind,
     mask: Mask,
@@ -31,10 +30,28 @@ fn measure_attention(
     let shape = sequences(time)?.shape();
     let problem = AttentionProblem::new(shape, shape, HEADS, CHANNELS / HEADS, dtype)?.with_mask(mask);
     let options = ops::AttentionOptions { kind, mask, ..Default::default() };
+    let device = group.device().clone();
     let make = || -> Result<[Tensor; 4]> {
-        Ok([tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?])
+        let tokens = || tokens(time, dtype, &device);
+        Ok([tokens()?, tokens()?, tokens()?, tokens()?])
     };
-    measure(group, id, problem.bytes(), make, |[q, k, v, y]| {
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        use crate::gpu::{measure, rows};
+        use lightspan::wgpu::{Attention, AttentionArgs, DeviceSequences};
+        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let operator = Attention::new(gpu, problem, kind).map(|operator| {
+            let scratch = operator.scratch_len(&sequences);
+            (operator, [scratch, 0])
+        });
+        let what = (line, problem.bytes());
+        return measure(group, gpu, what, operator, make, |operator, [q, k, v, y], [scratch, _]| {
+            let (queries, keys) = (&sequences, &sequences);
+            let args = AttentionArgs { queries, keys, q: rows(q), k: rows(k), v: rows(v), y: rows(y) };
+            operator.bind(args, scratch)
+        });
+    }
+    measure(group, line, problem.bytes(), make, |[q, k, v, y]| {
         ops::attention_into(y, q, k, v, HEADS, &options)
     });
     Ok(())

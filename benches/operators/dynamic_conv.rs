@@ -1,77 +1,115 @@
-use criterion::{BenchmarkId, Criterion};
+use criterion::Criterion;
 use lightspan::problem::{DynamicConvProblem, LinearProblem};
 use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::light_conv;
+#[cfg(feature = "wgpu")]
+use crate::linear;
 use crate::support::{
-    CHANNELS, Group, HEADS, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise, tensor,
-    tokens,
+    CHANNELS, Group, HEADS, Line, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
+    tensor, tokens,
 };
 use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
 pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    measure_fused(group, BenchmarkId::new("dynamic_conv", time), time, window, DType::F32)?;
-    measure_unfused(group, BenchmarkId::new("dynamic_conv unfused", time), time, window)
+    measure_fused(group, Line::new("dynamic_conv", time), time, window, DType::F32)?;
+    measure_unfused(group, Line::new("dynamic_conv unfused", time), time, window)
 }
 
-pub(crate) fn by_width(criterion: &mut Criterion) -> Result<()> {
+pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()> {
     // What a dynamic convolution cannot avoid is its generating product, and a pass over x: `f32` is to be set against
     // `product` and `light_conv` together, and all above that is the price of taps that differ from token to token.
-    let mut group = criterion.benchmark_group("dynamic_conv_by_width");
+    let mut group = Group::new(criterion, "dynamic_conv_by_width", device);
     measure_copy(&mut group, "f32", TOKENS);
     for width in WIDTHS {
         let window = Window::same(width)?;
-        measure_fused(&mut group, BenchmarkId::new("f32", width), TIME, window, DType::F32)?;
-        measure_product(&mut group, BenchmarkId::new("product", width), width, DType::F32)?;
-        let id = BenchmarkId::new("light_conv", width);
-        light_conv::measure_fused(&mut group, id, TIME, window, DType::F32)?;
-        measure_unfused(&mut group, BenchmarkId::new("unfused", width), TIME, window)?;
+        measure_fused(&mut group, Line::new("f32", width), TIME, window, DType::F32)?;
+        measure_product(&mut group, Line::new("product", width), width, DType::F32)?;
+        let line = Line::new("light_conv", width);
+        light_conv::measure_fused(&mut group, line, TIME, window, DType::F32)?;
+        measure_unfused(&mut group, Line::new("unfused", width), TIME, window)?;
     }
     let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
-        measure_fused(&mut group, BenchmarkId::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
-        let id = BenchmarkId::new(format!("product_{dtype}"), WIDTH);
-        measure_product(&mut group, id, WIDTH, dtype)?;
+        measure_fused(&mut group, Line::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
+        let line = Line::new(format!("product_{dtype}"), WIDTH);
+        measure_product(&mut group, line, WIDTH, dtype)?;
     }
     group.finish();
     Ok(())
 }
 
-fn measure_fused(
-    group: &mut Group<'_>,
-    id: BenchmarkId,
-    time: usize,
-    window: Window,
-    dtype: DType,
-) -> Result<()> {
+fn measure_fused(group: &mut Group<'_>, line: Line, time: usize, window: Window, dtype: DType) -> Result<()> {
     let problem = DynamicConvProblem::generated(convolution(time, window, dtype)?)?;
-    let weight = tensor(&[problem.logits(), CHANNELS], dtype)?;
-    let make = || -> Result<[Tensor; 2]> { Ok([tokens(time, dtype)?, tokens(time, dtype)?]) };
-    measure(group, id, problem.bytes(), make, |[x, y]| {
+    let device = group.device().clone();
+    let weight = tensor(&[problem.logits(), CHANNELS], dtype, &device)?;
+    let make =
+        || -> Result<[Tensor; 2]> { Ok([tokens(time, dtype, &device)?, tokens(time, dtype, &device)?]) };
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        use crate::gpu::{elements, measure, rows};
+        use crate::support::sequences;
+        use lightspan::wgpu::{DeviceSequences, DynamicConv, DynamicConvArgs, TapArgs};
+        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let operator = DynamicConv::new(gpu, problem).map(|operator| {
+            let scratch = operator.scratch_len();
+            (operator, [scratch, 0])
+        });
+        return measure(
+            group,
+            gpu,
+            (line, problem.bytes()),
+            operator,
+            make,
+            |operator, [x, y], [scratch, _]| {
+                let weight = elements(&weight);
+                let args = DynamicConvArgs {
+                    sequences: &sequences,
+                    x: rows(x),
+                    taps: TapArgs::Generated { weight, weight_bias: None, query: None },
+                    bias: None,
+                    history: None,
+                    y: rows(y),
+                };
+                operator.bind(args, scratch)
+            },
+        );
+    }
+    measure(group, line, problem.bytes(), make, |[x, y]| {
         ops::dynamic_conv_into(y, x, &weight, HEADS, window, &Default::default())
     });
     Ok(())
 }
 
 /// The generating product alone, [C] to [H K] for each token.
-fn measure_product(group: &mut Group<'_>, id: BenchmarkId, width: usize, dtype: DType) -> Result<()> {
+fn measure_product(group: &mut Group<'_>, line: Line, width: usize, dtype: DType) -> Result<()> {
     let problem = LinearProblem::new(TOKENS, CHANNELS, HEADS * width, dtype)?;
-    let weight = tensor(&[problem.outputs(), CHANNELS], dtype)?;
+    let device = group.device().clone();
+    let weight = tensor(&[problem.outputs(), CHANNELS], dtype, &device)?;
     let logits = [TOKENS / TIME, TIME, problem.outputs()];
     let make = || -> Result<[Tensor; 2]> {
-        Ok([tokens(TIME, dtype)?, Tensor::zeros(&logits, dtype, &Device::cpu())?])
+        Ok([tokens(TIME, dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
     };
-    measure(group, id, problem.bytes(), make, |[x, y]| ops::linear_into(y, x, &weight, &Default::default()));
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        return linear::measure_gpu(group, gpu, line, problem, &weight, None, make);
+    }
+    measure(group, line, problem.bytes(), make, |[x, y]| {
+        ops::linear_into(y, x, &weight, &Default::default())
+    });
     Ok(())
 }
 
-fn measure_unfused(group: &mut Group<'_>, id: BenchmarkId, time: usize, window: Window) -> Result<()> {
+fn measure_unfused(group: &mut Group<'_>, line: Line, time: usize, window: Window) -> Result<()> {
+    if !group.has_unfused() {
+        return Ok(());
+    }
     let problem = DynamicConvProblem::generated(convolution(time, window, DType::F32)?)?;
     let weight = noise(problem.logits() * CHANNELS);
     let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
-    measure(group, id, problem.bytes(), make, |[x, y]| unfused.dynamic_conv(x, &weight, y));
+    measure(group, line, problem.bytes(), make, |[x, y]| unfused.dynamic_conv(x, &weight, y));
     Ok(())
 }

@@ -1,14 +1,16 @@
-use criterion::{BenchmarkId, Criterion};
+use criterion::Criterion;
 use lightspan::problem::{Activation, LinearProblem};
+#[cfg(feature = "wgpu")]
+use lightspan::wgpu::Gpu;
 use lightspan::{DType, Device, Result, Tensor, ops};
 use rayon::prelude::*;
 
-use crate::support::{CHANNELS, Group, LENGTHS, measure, measure_copy, noise, tensor};
+use crate::support::{CHANNELS, Group, LENGTHS, Line, measure, measure_copy, noise, tensor};
 use crate::unfused::product;
 
 /// A linear layer from C to C channels. It knows nothing of sequences, so here the lengths are rows in all.
-pub(crate) fn by_rows(criterion: &mut Criterion) -> Result<()> {
-    let mut group = criterion.benchmark_group("linear_by_rows");
+pub(crate) fn by_rows(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let mut group = Group::new(criterion, "linear_by_rows", device);
     for rows in LENGTHS {
         measure_copy(&mut group, rows, rows);
         measure_fused(&mut group, rows)?;
@@ -25,26 +27,53 @@ fn problem(rows: usize) -> Result<LinearProblem> {
 }
 
 fn measure_fused(group: &mut Group<'_>, rows: usize) -> Result<()> {
-    let weight = tensor(&[CHANNELS, CHANNELS], DType::F32)?;
-    let bias = tensor(&[CHANNELS], DType::F32)?;
+    let device = group.device().clone();
+    let weight = tensor(&[CHANNELS, CHANNELS], DType::F32, &device)?;
+    let bias = tensor(&[CHANNELS], DType::F32, &device)?;
     let options = ops::LinearOptions { bias: Some(&bias), activation: Activation::Relu };
     let shape = [rows, CHANNELS];
     let make = || -> Result<[Tensor; 2]> {
-        Ok([tensor(&shape, DType::F32)?, Tensor::zeros(&shape, DType::F32, &Device::cpu())?])
+        Ok([tensor(&shape, DType::F32, &device)?, Tensor::zeros(&shape, DType::F32, &device)?])
     };
-    measure(group, BenchmarkId::new("fused", rows), problem(rows)?.bytes(), make, |[x, y]| {
-        ops::linear_into(y, x, &weight, &options)
-    });
+    let (line, problem) = (Line::new("fused", rows), problem(rows)?);
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        return measure_gpu(group, gpu, line, problem, &weight, Some(&bias), make);
+    }
+    measure(group, line, problem.bytes(), make, |[x, y]| ops::linear_into(y, x, &weight, &options));
     Ok(())
+}
+
+/// A product on a GPU, with a weight and perhaps a bias.
+#[cfg(feature = "wgpu")]
+pub(crate) fn measure_gpu(
+    group: &mut Group<'_>,
+    gpu: &Gpu,
+    line: Line,
+    problem: LinearProblem,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    make: impl Fn() -> Result<[Tensor; 2]>,
+) -> Result<()> {
+    use crate::gpu::{elements, measure, rows};
+    use lightspan::wgpu::{Linear, LinearArgs};
+    let operator = Linear::new(gpu, problem).map(|operator| (operator, [0, 0]));
+    measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y], _| {
+        let (weight, bias) = (elements(weight), bias.map(elements));
+        operator.bind(LinearArgs { x: rows(x), weight, bias, y: rows(y) })
+    })
 }
 
 /// The same product, then the bias, then the activation, each as a pass of its own.
 fn measure_unfused(group: &mut Group<'_>, rows: usize) -> Result<()> {
+    if !group.has_unfused() {
+        return Ok(());
+    }
     let weight = noise(CHANNELS * CHANNELS);
     let bias = noise(CHANNELS);
     let mut scratch = Vec::new();
     let make = || Ok([noise(rows * CHANNELS), noise(rows * CHANNELS)]);
-    measure(group, BenchmarkId::new("unfused", rows), problem(rows)?.bytes(), make, |[x, y]| {
+    measure(group, Line::new("unfused", rows), problem(rows)?.bytes(), make, |[x, y]| {
         product(x, &weight, CHANNELS, y, &mut scratch)?;
         let rows = y.par_chunks_mut(CHANNELS);
         rows.for_each(|y| y.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias));

@@ -3,9 +3,14 @@
 //! ```text
 //! cargo bench                                      everything, some ten minutes
 //! cargo bench -- light_conv_by_width               one group
-//! cargo bench -- 'by_length/.*/1024$'              one length
+//! cargo bench -- 'by_length.*/1024$'               one length
 //! cargo bench -- --quick                           a rough answer
 //! ```
+//!
+//! That is the CPU. `LIGHTSPAN_BENCH_DEVICE=wgpu cargo bench --features wgpu` measures a GPU, in groups of the same names
+//! with `_wgpu` behind them; any other value is the name of an adapter of wgpu, and a software adapter is used only by its
+//! name. There the unfused compositions are left out, calls are prepared and bound before they are timed, and times
+//! are the device's own where it has a clock.
 //!
 //! Throughput is the bytes that the operator must move at least ([`lightspan::problem`]) over the time it took, for the
 //! unfused compositions too: so within a group GB/s compare as speeds do, and against `copy` they say how far the
@@ -13,17 +18,30 @@
 
 mod attention;
 mod dynamic_conv;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod light_conv;
 mod linear;
 mod span_conv;
+#[cfg(feature = "wgpu")]
+#[path = "../../examples/race/stopwatch.rs"]
+mod stopwatch;
 mod support;
 mod unfused;
 
 use std::time::Duration;
 
 use criterion::Criterion;
+use lightspan::{Backend, Device};
+use support::Group;
 
 fn main() -> lightspan::Result<()> {
+    let device = device()?;
+    eprintln!("operators on {device}");
+    #[cfg(feature = "wgpu")]
+    if device.gpu().is_some_and(stopwatch::is_software) {
+        eprintln!("This adapter is software: its times say nothing of any GPU.");
+    }
     // A baseline that computes something else is no baseline.
     unfused::check_against_operators()?;
 
@@ -32,18 +50,37 @@ fn main() -> lightspan::Result<()> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    by_length(&mut criterion)?;
-    light_conv::by_width(&mut criterion)?;
-    dynamic_conv::by_width(&mut criterion)?;
-    linear::by_rows(&mut criterion)?;
+    by_length(&mut criterion, &device)?;
+    light_conv::by_width(&mut criterion, &device)?;
+    dynamic_conv::by_width(&mut criterion, &device)?;
+    linear::by_rows(&mut criterion, &device)?;
     criterion.final_summary();
     Ok(())
 }
 
+/// What `LIGHTSPAN_BENCH_DEVICE` says: a backend, or the name of an adapter of wgpu; the CPU by default.
+fn device() -> lightspan::Result<Device> {
+    match std::env::var("LIGHTSPAN_BENCH_DEVICE") {
+        Err(_) => Ok(Device::cpu()),
+        Ok(name) => name.parse::<Backend>().map_or_else(|_| named(&name), Device::open),
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn named(adapter: &str) -> lightspan::Result<Device> {
+    Device::wgpu_named(adapter)
+}
+
+/// The error that says why there is none.
+#[cfg(not(feature = "wgpu"))]
+fn named(_: &str) -> lightspan::Result<Device> {
+    Device::open(Backend::Wgpu)
+}
+
 /// Convolutions, what people write without them, and attention, with the same number of tokens in longer and longer
 /// sequences.
-fn by_length(criterion: &mut Criterion) -> lightspan::Result<()> {
-    let mut group = criterion.benchmark_group("by_length");
+fn by_length(criterion: &mut Criterion, device: &Device) -> lightspan::Result<()> {
+    let mut group = Group::new(criterion, "by_length", device);
     for time in support::LENGTHS {
         support::measure_copy(&mut group, time, support::TOKENS);
         light_conv::by_length(&mut group, time)?;

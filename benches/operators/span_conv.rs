@@ -1,8 +1,9 @@
-use criterion::BenchmarkId;
 use lightspan::problem::SpanConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{CHANNELS, Group, HEADS, TOKENS, WIDTH, convolution, measure, noise, tensor, tokens};
+use crate::support::{
+    CHANNELS, Group, HEADS, Line, TOKENS, WIDTH, convolution, measure, noise, tensor, tokens,
+};
 use crate::unfused::{Shape, SpanConv, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
@@ -19,14 +20,53 @@ fn problem(time: usize, window: Window) -> Result<SpanConvProblem> {
 
 fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<()> {
     let dtype = DType::F32;
-    let depthwise = tensor(&[CHANNELS, WIDTH], dtype)?;
-    let pointwise = tensor(&[CHANNELS, CHANNELS], dtype)?;
-    let weight = tensor(&[HEADS * WIDTH, CHANNELS], dtype)?;
+    let device = group.device().clone();
+    let depthwise = tensor(&[CHANNELS, WIDTH], dtype, &device)?;
+    let pointwise = tensor(&[CHANNELS, CHANNELS], dtype, &device)?;
+    let weight = tensor(&[HEADS * WIDTH, CHANNELS], dtype, &device)?;
     let make = || -> Result<[Tensor; 4]> {
-        Ok([tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?, tokens(time, dtype)?])
+        let tokens = || tokens(time, dtype, &device);
+        Ok([tokens()?, tokens()?, tokens()?, tokens()?])
     };
-    let bytes = problem(time, window)?.bytes();
-    measure(group, BenchmarkId::new("span_conv", time), bytes, make, |[x, query, value, y]| {
+    let (line, problem) = (Line::new("span_conv", time), problem(time, window)?);
+    let bytes = problem.bytes();
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        use crate::gpu::{elements, measure, rows};
+        use crate::support::sequences;
+        use lightspan::wgpu::{DeviceSequences, SpanConv, SpanConvArgs};
+        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let operator = SpanConv::new(gpu, problem).map(|operator| {
+            let scratch = operator.scratch_len();
+            (operator, scratch)
+        });
+        return measure(
+            group,
+            gpu,
+            (line, bytes),
+            operator,
+            make,
+            |operator, [x, query, value, y], scratch| {
+                let args = SpanConvArgs {
+                    sequences: &sequences,
+                    x: rows(x),
+                    query: rows(query),
+                    value: rows(value),
+                    depthwise: elements(&depthwise),
+                    pointwise: elements(&pointwise),
+                    key_bias: None,
+                    weight: elements(&weight),
+                    weight_bias: None,
+                    bias: None,
+                    history: None,
+                    value_history: None,
+                    y: rows(y),
+                };
+                operator.bind(args, scratch)
+            },
+        );
+    }
+    measure(group, line, bytes, make, |[x, query, value, y]| {
         let tensors = ops::SpanConvTensors {
             x,
             query,
@@ -41,13 +81,16 @@ fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<(
 }
 
 fn measure_unfused(group: &mut Group<'_>, time: usize, window: Window) -> Result<()> {
+    if !group.has_unfused() {
+        return Ok(());
+    }
     let depthwise = noise(CHANNELS * WIDTH);
     let pointwise = noise(CHANNELS * CHANNELS);
     let weight = noise(HEADS * WIDTH * CHANNELS);
     let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([(); 4].map(|()| noise(TOKENS * CHANNELS)));
     let bytes = problem(time, window)?.bytes();
-    measure(group, BenchmarkId::new("span_conv unfused", time), bytes, make, |[x, query, value, y]| {
+    measure(group, Line::new("span_conv unfused", time), bytes, make, |[x, query, value, y]| {
         let inputs =
             SpanConv { x, query, value, depthwise: &depthwise, pointwise: &pointwise, weight: &weight };
         unfused.span_conv(&inputs, y)
