@@ -193,8 +193,8 @@ pub(crate) fn plan(
             ("y_stride", y.1),
             ("score_stride", contents.longest.max(1)),
             ("score_rows", problem.queries().tokens()),
-            ("rows", blocks.rows),
-            ("columns", blocks.columns),
+            ("row_groups", blocks.rows),
+            ("column_groups", blocks.columns),
             ("unused", 0),
         ])?);
         Ok::<_, crate::Error>(all)

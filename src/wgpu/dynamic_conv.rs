@@ -260,8 +260,8 @@ pub(crate) fn plan(
     all.extend(parameters(&[
         ("heads", tile.heads),
         ("quads", quads),
-        ("rows", tiles.outputs() / 4),
-        ("columns", tile.heads * quads),
+        ("row_groups", tiles.outputs() / 4),
+        ("column_groups", tile.heads * quads),
         ("source_offset", source.offset),
         ("logit_stride", 0),
         ("query_channels", query_channels),
@@ -300,8 +300,8 @@ pub(crate) fn plan_given(
     all.extend(parameters(&[
         ("heads", tile.heads),
         ("quads", tile.quads),
-        ("rows", 0),
-        ("columns", 0),
+        ("row_groups", 0),
+        ("column_groups", 0),
         ("source_offset", logits.offset),
         ("logit_stride", logits.stride),
         ("query_channels", 0),

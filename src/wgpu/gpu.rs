@@ -27,7 +27,7 @@ struct Inner {
     limits: Limits,
     /// Why a device that we opened is lost, if it is. Nothing is registered on a device that is the user's.
     lost: Arc<OnceLock<String>>,
-    pipelines: Mutex<HashMap<Kernel, Arc<OnceLock<Result<Arc<Pipeline>>>>>>,
+    pipelines: Mutex<HashMap<Kernel, Slot>>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Mutex<Vec<(Weak<[Sequence]>, DeviceSequences)>>,
     /// Scratch memory of the calls on tensors. They share it: the device runs them one after another.
@@ -35,6 +35,9 @@ struct Inner {
     /// What kernels read in the place of inputs that a problem does not have.
     nothing: Buffer,
 }
+
+/// The place of a pipeline, which one thread fills while others that want the same wait.
+type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 
 /// Bytes that are written or read at a time: what passes through memory that the device and the host share.
 const PART: usize = 64 << 20;
@@ -185,10 +188,16 @@ impl Gpu {
     /// A kernel's pipeline, compiled once.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let known = lock(&self.0.pipelines).get(kernel).cloned();
-        let slot =
-            known.unwrap_or_else(|| lock(&self.0.pipelines).entry(kernel.clone()).or_default().clone());
-        // Two threads that want the same one wait for each other, those that want others do not.
-        slot.get_or_init(|| Pipeline::new(self, kernel).map(Arc::new)).clone()
+        let slot = known.unwrap_or_else(|| {
+            let mut pipelines = lock(&self.0.pipelines);
+            pipelines.entry(kernel.clone()).or_default().clone()
+        });
+        let mut slot = lock(&slot);
+        match &*slot {
+            Some(pipeline) => Ok(pipeline.clone()),
+            // What fails once may be tried again: there may be more memory.
+            None => Ok(slot.insert(Arc::new(Pipeline::new(self, kernel)?)).clone()),
+        }
     }
 
     /// How many pipelines there are: few, since no size is part of one.

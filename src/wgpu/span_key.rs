@@ -141,8 +141,8 @@ pub(crate) fn plan(
     all.extend(tokens.parameters(conv, problem.has_key_bias())?);
     all.extend(parameters(&[
         ("outputs", outputs),
-        ("rows", blocks.rows),
-        ("columns", blocks.columns),
+        ("row_groups", blocks.rows),
+        ("column_groups", blocks.columns),
         ("depthwise_offset", depthwise),
         ("pointwise_offset", pointwise),
         ("query_offset", query.offset),
