@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod adapters;
 mod attention;
 mod call;
 mod dynamic_conv;
@@ -50,20 +51,23 @@ mod limits;
 mod linear;
 mod pipeline;
 mod plan;
+mod product;
 mod sequences;
 mod shader;
 mod span_conv;
 mod span_key;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 /// The wgpu that this crate is built with.
 pub use ::wgpu;
 
+pub use adapters::adapter_names;
 pub use attention::{Attention, AttentionArgs};
 pub use call::{Call, Elements, Rows};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
-pub use gpu::{Gpu, adapter_names};
+pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;

@@ -4,8 +4,8 @@ use crate::problem::SpanKeyProblem;
 use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
-use crate::wgpu::linear::Blocks;
 use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
+use crate::wgpu::product::Blocks;
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
 
