@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use ::wgpu::{Buffer, BufferDescriptor, BufferUsages, Device, Queue};
 
 use crate::wgpu::call::Call;
-use crate::wgpu::faults::{Late, scoped};
+use crate::wgpu::faults::{Late, present, scoped};
 use crate::wgpu::limits::{Limits, within};
 use crate::wgpu::pipeline::Pipeline;
 use crate::wgpu::sequences::DeviceSequences;
@@ -50,6 +50,7 @@ impl Gpu {
             BufferDescriptor { label: None, size, usage: BufferUsages::STORAGE, mapped_at_creation: false };
         let (nothing, late) =
             scoped(&device, "the first buffer", size, || device.create_buffer(&descriptor))?;
+        present(&device)?;
         Ok(Gpu(Arc::new(Inner {
             name: device.adapter_info().name,
             device,
@@ -90,7 +91,8 @@ impl Gpu {
     ///
     /// [`Error::DeviceLost`].
     pub fn synchronize(&self) -> Result<()> {
-        self.wait(None)
+        self.wait(None)?;
+        self.present()
     }
 
     /// Runs a call, with scratch memory of the device's own: so many numbers in each of two buffers.
@@ -169,7 +171,9 @@ impl Gpu {
         let size = bytes.next_multiple_of(4).max(4);
         within("bytes of", what, size, self.0.limits.buffer)?;
         let descriptor = BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-        self.scoped(what, size, || self.0.device.create_buffer(&descriptor))
+        let buffer = self.scoped(what, size, || self.0.device.create_buffer(&descriptor))?;
+        self.present()?;
+        Ok(buffer)
     }
 
     /// Makes it known when the device is lost. Only for one that is ours.
@@ -186,6 +190,11 @@ impl Gpu {
             Some(reason) => Err(Error::DeviceLost { reason: reason.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// An error where the device is lost, also if nobody was told of it.
+    pub(crate) fn present(&self) -> Result<()> {
+        self.alive().and_then(|()| present(&self.0.device))
     }
 
     /// What `call` returns, or the error that it made on the device.

@@ -63,7 +63,7 @@ impl Gpu {
                 }
             })?;
         }
-        Ok(())
+        self.present()
     }
 
     /// Reads the first `bytes.len()` bytes of a buffer.
