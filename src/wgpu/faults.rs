@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use ::wgpu::{Device, ErrorFilter};
+use ::wgpu::{BufferDescriptor, BufferUsages, Device, ErrorFilter};
 
 use crate::{Error, Result};
 
@@ -29,6 +29,20 @@ pub(crate) fn scoped<T>(
             Err(Error::OutOfMemory { what, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) })
         }
         Some(error) => Err(refused(what, &error)),
+    }
+}
+
+/// An error where the device is lost.
+///
+/// wgpu tells nobody but the device's one callback, which may be the user's and is called only once somebody waits; what
+/// a lost device is asked for succeeds and does nothing. But its memory cannot be written, though it was made for that.
+pub(crate) fn present(device: &Device) -> Result<()> {
+    let usage = BufferUsages::MAP_WRITE;
+    let descriptor = BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
+    let word = scoped(device, "a word", 4, || device.create_buffer(&descriptor))?;
+    match word.get_mapped_range(..) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::DeviceLost { reason: "it gives no memory any more".to_owned() }),
     }
 }
 

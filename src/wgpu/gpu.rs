@@ -9,7 +9,7 @@ use ::wgpu::{
 };
 
 use crate::wgpu::call::Call;
-use crate::wgpu::faults::{refused, scoped};
+use crate::wgpu::faults::{present, refused, scoped};
 use crate::wgpu::limits::{Limits, within};
 use crate::wgpu::pipeline::Pipeline;
 use crate::wgpu::sequences::DeviceSequences;
@@ -145,7 +145,8 @@ impl Gpu {
     ///
     /// [`Error::DeviceLost`].
     pub fn synchronize(&self) -> Result<()> {
-        self.wait(None)
+        self.wait(None)?;
+        present(&self.0.device)
     }
 
     /// Runs a call, with scratch memory of the device's own: so many numbers in each of two buffers.
@@ -268,7 +269,7 @@ impl Gpu {
                 }
             })?;
         }
-        Ok(())
+        present(&self.0.device)
     }
 
     /// Reads the first `bytes.len()` bytes of a buffer.
@@ -379,7 +380,9 @@ fn buffer(
     let size = bytes.next_multiple_of(4).max(4);
     within("bytes of", what, size, limits.buffer)?;
     let descriptor = BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-    scoped(device, what, size, || device.create_buffer(&descriptor))
+    let buffer = scoped(device, what, size, || device.create_buffer(&descriptor))?;
+    present(device)?;
+    Ok(buffer)
 }
 
 /// A lock that a panic of another thread does not take away: what it guards is whole at any time.

@@ -5,6 +5,7 @@ use ::wgpu::{
 };
 
 use crate::Result;
+use crate::wgpu::faults::present;
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::shader::Kernel;
 
@@ -17,7 +18,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn new(gpu: &Gpu, kernel: &Kernel) -> Result<Self> {
-        gpu.scoped(kernel.name, 0, || {
+        let pipeline = gpu.scoped(kernel.name, 0, || {
             let device = gpu.device();
             let module = module(gpu, kernel);
             let entries: Vec<_> = (0..kernel.inputs + 2)
@@ -57,7 +58,9 @@ impl Pipeline {
                 cache: None,
             });
             Pipeline { pipeline, layout }
-        })
+        })?;
+        present(gpu.device())?;
+        Ok(pipeline)
     }
 }
 
