@@ -5,6 +5,7 @@ use ::wgpu::{
 };
 
 use crate::Result;
+use crate::wgpu::faults::present;
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::shader::Kernel;
 
