@@ -71,20 +71,6 @@ fn told(what: &'static str, bytes: u64, error: Option<::wgpu::Error>) -> Result<
     }
 }
 
-/// An error where the device is lost.
-///
-/// wgpu tells nobody but the device's one callback, which may be the user's and is called only once somebody waits; what
-/// a lost device is asked for succeeds and does nothing. But its memory cannot be written, though it was made for that.
-pub(crate) fn present(device: &Device) -> Result<()> {
-    let usage = BufferUsages::MAP_WRITE;
-    let descriptor = BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
-    let word = scoped(device, "a word", 4, || device.create_buffer(&descriptor))?;
-    match word.get_mapped_range(..) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::DeviceLost { reason: "it gives no memory any more".to_owned() }),
-    }
-}
-
 /// The error for what the driver says it will not do.
 pub(crate) fn refused(what: &'static str, error: &dyn std::error::Error) -> Error {
     let reason = error.to_string();

@@ -5,7 +5,6 @@ use ::wgpu::{
 };
 
 use crate::Result;
-use crate::wgpu::faults::present;
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::shader::Kernel;
 
