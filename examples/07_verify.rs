@@ -5,7 +5,7 @@
 //! value its *bound*: how far a backend that does its arithmetic in f32 and rounds once to store may be from it. The
 //! bound follows from the numbers that go in, so one rule serves f32, f16 and bf16.
 //!
-//! Before: 06_span_conv. This is the last one.
+//! Before: 06_span_conv. Next: 08_wgpu.
 
 use lightspan::problem::{Convolution, DynamicConvProblem};
 use lightspan::reference::{DynamicConvInputs, TapInputs, dynamic_conv, every_token};

@@ -15,8 +15,8 @@ struct Params {
     // Quads of a chunk: all of them where they are generated.
     quads: u32,
     // Row and column groups of the generating product.
-    rows: u32,
-    columns: u32,
+    row_groups: u32,
+    column_groups: u32,
     // Of the logits: from one token to the next; or of W.
     source_offset: u32,
     logit_stride: u32,
@@ -35,7 +35,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read> query: array<u32>;
 @group(0) @binding(8) var<storage, read> weight_bias: array<u32>;
 
-// What the workgroup works on.
+// What the workgroup works on, for those who fill its memory. (WGSL does not take a private variable for uniform, so what
+// barriers depend on is passed on by value.)
 var<private> tile: Tile;
 var<private> first_head: u32;
 // Tokens of a tile.
@@ -157,7 +158,7 @@ fn weight_bias_at(head: u32, tap: u32) -> f32 {
 
 // The logits of the tile, from its queries and W, into memory.
 fn generate(me: u32) {
-    let blocks = Blocks(params.rows, params.columns);
+    let blocks = Blocks(params.row_groups, params.column_groups);
     var sums: Sums;
     multiply(me, blocks, params.query_channels, &sums);
     // The operands have been read: logits take their place.
@@ -189,13 +190,16 @@ fn main(
     @builtin(local_invocation_index) me: u32,
 ) {
     let conv = params.conv;
-    tile = tile_of(params.tiles, id, grid);
-    if tile.empty {
+    let here = tile_of(params.tiles, id, grid);
+    if here.empty {
         return;
     }
-    tokens = params.tiles.phases * params.tiles.steps;
-    first_head = tile.column * params.heads;
-    let rows = params.heads * tokens;
+    let outputs_of_tile = params.tiles.phases * params.tiles.steps;
+    let begin_head = here.column * params.heads;
+    tile = here;
+    tokens = outputs_of_tile;
+    first_head = begin_head;
+    let rows = params.heads * outputs_of_tile;
     let all = (conv.width + 3u) / 4u;
     let once = all <= params.quads;
     let softmax = measure(me, rows, params.quads, conv.normalize, conv.width);
@@ -207,21 +211,21 @@ fn main(
         load_weights(me, Chunk(rows, 0u, all), conv.normalize, conv.width, softmax);
     }
 
-    let first_channel = first_head * conv.head_channels;
+    let first_channel = begin_head * conv.head_channels;
     let end_channel = min(first_channel + params.heads * conv.head_channels, conv.channels);
     let lanes = (end_channel - first_channel) / CHANNELS;
-    let items = lanes * (tokens / STEPS);
+    let items = lanes * (outputs_of_tile / STEPS);
     for (var base = 0u; base < items; base += WORKGROUP) {
         let item = base + me;
         var place: Place;
-        place.sequence = tile.sequence;
-        place.index = tile.index;
+        place.sequence = here.sequence;
+        place.index = here.index;
         place.channel = first_channel + item % lanes * CHANNELS;
-        place.heads.x = place.channel / conv.head_channels - first_head;
-        place.heads.y = (place.channel + CHANNELS - 1u) / conv.head_channels - first_head;
+        place.heads.x = place.channel / conv.head_channels - begin_head;
+        place.heads.y = (place.channel + CHANNELS - 1u) / conv.head_channels - begin_head;
         place.output = item / lanes * STEPS;
-        place.position = position_of(params.tiles, tile, place.output);
-        let works = item < items && place.position < tile.sequence.room;
+        place.position = position_of(params.tiles, here, place.output);
+        let works = item < items && place.position < here.sequence.room;
 
         var outputs: Outputs;
         if works {

@@ -1,8 +1,8 @@
 // Light convolution: y[t, c] = bias[c] + sum_j w[h(c), j] x[t + j r - P, c], w = normalize(weight).
 //
-// A workgroup makes a tile of outputs: `lanes` invocations side by side on the channels, `groups` of them along time, each
-// with STEPS outputs. It normalises the filters of its heads once, in its memory; where they have more taps than that
-// holds, chunk by chunk.
+// A workgroup makes a tile of outputs: `lanes` invocations side by side on the channels, `time_groups` of them along
+// time, each with STEPS outputs. It normalises the filters of its heads once, in its memory; where they have more taps than
+// that holds, chunk by chunk.
 //
 // The softmax is over all taps; over those in range it differs from token to token, and is dynamic_conv's work.
 
@@ -10,7 +10,7 @@ struct Params {
     tiles: Tiles,
     conv: Convolution,
     lanes: u32,
-    groups: u32,
+    time_groups: u32,
     // Quads of a chunk.
     quads: u32,
     weight_offset: u32,
@@ -41,7 +41,8 @@ fn tap_at(head: u32, tap: u32) -> f32 {
     return parameter(weight[word_of(element, P)], element);
 }
 
-// The tile's heads, which have the rows of the taps.
+// The tile's heads, which have the rows of the taps. (Invocations have these in common; but WGSL does not take a private
+// variable for uniform, so what barriers depend on is passed on by value.)
 var<private> first_head: u32;
 var<private> heads: u32;
 
@@ -82,18 +83,20 @@ fn main(
     }
     let first_channel = tile.column * params.lanes * CHANNELS;
     let end_channel = min(first_channel + params.lanes * CHANNELS, conv.channels);
-    first_head = first_channel / conv.head_channels;
-    heads = (end_channel - 1u) / conv.head_channels - first_head + 1u;
+    let begin_head = first_channel / conv.head_channels;
+    let tile_heads = (end_channel - 1u) / conv.head_channels - begin_head + 1u;
+    first_head = begin_head;
+    heads = tile_heads;
 
     var place: Place;
     place.sequence = tile.sequence;
     place.index = tile.index;
     place.channel = first_channel + me % params.lanes * CHANNELS;
-    place.heads.x = place.channel / conv.head_channels - first_head;
-    place.heads.y = (place.channel + CHANNELS - 1u) / conv.head_channels - first_head;
+    place.heads.x = place.channel / conv.head_channels - begin_head;
+    place.heads.y = (place.channel + CHANNELS - 1u) / conv.head_channels - begin_head;
     place.output = me / params.lanes * STEPS;
     place.position = position_of(tiles, tile, place.output);
-    let works = me / params.lanes < params.groups && place.channel < end_channel
+    let works = me / params.lanes < params.time_groups && place.channel < end_channel
         && place.position < tile.sequence.room;
 
     var outputs: Outputs;
@@ -104,9 +107,9 @@ fn main(
         }
     }
     let all = (conv.width + 3u) / 4u;
-    let softmax = measure(me, heads, params.quads, conv.normalize, conv.width);
+    let softmax = measure(me, tile_heads, params.quads, conv.normalize, conv.width);
     for (var first = 0u; first < all; first += params.quads) {
-        let chunk = Chunk(heads, first, min(params.quads, all - first));
+        let chunk = Chunk(tile_heads, first, min(params.quads, all - first));
         load_weights(me, chunk, conv.normalize, conv.width, softmax);
         if works {
             accumulate(conv, place, first, chunk.quads, &outputs);

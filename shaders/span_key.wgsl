@@ -8,8 +8,8 @@ struct Params {
     conv: Convolution,
     outputs: u32,
     // Row and column groups of a tile.
-    rows: u32,
-    columns: u32,
+    row_groups: u32,
+    column_groups: u32,
     depthwise_offset: u32,
     pointwise_offset: u32,
     query_offset: u32,
@@ -23,7 +23,8 @@ struct Params {
 @group(0) @binding(7) var<storage, read> key_bias: array<u32>;
 @group(0) @binding(8) var<storage, read> query: array<u32>;
 
-// What the workgroup works on.
+// What the workgroup works on, for those who fill its memory. (WGSL does not take a private variable for uniform, so what
+// barriers depend on is passed on by value.)
 var<private> tile: Tile;
 var<private> first_column: u32;
 
@@ -106,11 +107,12 @@ fn main(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) me: u32,
 ) {
-    tile = tile_of(params.tiles, id, grid);
-    if tile.empty {
+    let here = tile_of(params.tiles, id, grid);
+    if here.empty {
         return;
     }
-    let blocks = Blocks(params.rows, params.columns);
+    tile = here;
+    let blocks = Blocks(params.row_groups, params.column_groups);
     first_column = tile.column * (blocks.columns * COLUMN_QUADS * 4u);
     var sums: Sums;
     multiply(me, blocks, params.conv.channels, &sums);

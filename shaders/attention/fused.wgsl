@@ -14,6 +14,9 @@ const ROW_GROUPS = QUERIES / 4u;
 const KEY_GROUPS = KEYS / 4u;
 const WEIGHTS = DEPTH * (ROW_GROUPS + 1u + KEY_GROUPS + 1u);
 const WEIGHT_STEP = ROW_GROUPS + 1u;
+// Quads of a block of channels, two for each column group, and from one staged key to the next.
+const VALUE_QUADS = 2u * KEY_GROUPS;
+const VALUE_STEP = VALUE_QUADS + 1u;
 
 @group(0) @binding(6) var<storage, read> values: array<u32>;
 
@@ -65,17 +68,18 @@ fn main(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) me: u32,
 ) {
-    begin(id, grid);
-    if tile.empty {
+    let work = begin(id, grid);
+    if work.tile.empty {
         return;
     }
+    here = work;
     let attention = params.attention;
     let score_blocks = Blocks(ROW_GROUPS, KEY_GROUPS);
     // Row and column group of this invocation, in scores and in sums.
     let row_group = me / KEY_GROUPS;
     let column_group = me % KEY_GROUPS;
-    let first_channel = part * (64u * BLOCKS);
-    let seen = seen_by_tile(QUERIES);
+    let first_channel = work.part * (4u * VALUE_QUADS * BLOCKS);
+    let seen = seen_by_tile(work, QUERIES);
     var running = Running(vec4<f32>(LOWEST), vec4<f32>(0.0));
     // Block b of channels: quads column_group and column_group + KEY_GROUPS, in slots 8 b and 8 b + 4.
     var sums: Weighted;
@@ -88,7 +92,7 @@ fn main(
             let key = first + column_group * 4u + c;
             var column = vec4<f32>(scores[0][c], scores[1][c], scores[2][c], scores[3][c]) * attention.scale;
             for (var r = 0u; r < 4u; r++) {
-                let range = seen_by(row_group * 4u + r);
+                let range = seen_by(work, row_group * 4u + r);
                 if key < range.x || key >= range.y {
                     column[r] = LOWEST;
                 }
@@ -105,14 +109,14 @@ fn main(
             sums[i + 3u] *= scale.w;
         }
         for (var k = 0u; k < KEYS; k += DEPTH) {
-            let guarded = !all_see(QUERIES, first + k, first + k + DEPTH);
+            let guarded = !all_see(work, QUERIES, first + k, first + k + DEPTH);
             let weights_at = WEIGHTS + k * WEIGHT_STEP + row_group;
             for (var b = 0u; b < BLOCKS; b++) {
                 workgroupBarrier();
-                stage_values(me, 0u, 17u, 16u, first + k, first_channel + 64u * b);
+                stage_values(me, 0u, VALUE_STEP, VALUE_QUADS, first + k, first_channel + 4u * VALUE_QUADS * b);
                 workgroupBarrier();
-                add_weighted(weights_at, WEIGHT_STEP, column_group, 17u, guarded, 8u * b, &sums);
-                add_weighted(weights_at, WEIGHT_STEP, column_group + KEY_GROUPS, 17u, guarded, 8u * b + 4u, &sums);
+                add_weighted(weights_at, WEIGHT_STEP, column_group, VALUE_STEP, guarded, 8u * b, &sums);
+                add_weighted(weights_at, WEIGHT_STEP, column_group + KEY_GROUPS, VALUE_STEP, guarded, 8u * b + 4u, &sums);
             }
         }
     }
@@ -124,15 +128,15 @@ fn main(
     workgroupBarrier();
     let totals = memory[row_group];
     for (var i = 0u; i < WEIGHTED; i += 4u) {
-        let channel = first_channel + i / 8u * 64u + (column_group + i / 4u % 2u * KEY_GROUPS) * 4u;
+        let channel = first_channel + i / 8u * 4u * VALUE_QUADS + (column_group + i / 4u % 2u * KEY_GROUPS) * 4u;
         for (var r = 0u; r < 4u; r++) {
-            let position = tile.start + row_group * 4u + r;
-            if position < tile.sequence.room && channel < attention.head_channels {
+            let position = work.tile.start + row_group * 4u + r;
+            if position < work.tile.sequence.room && channel < attention.head_channels {
                 // A query that sees no key, and a row of padding, gives zero.
-                let range = seen_by(row_group * 4u + r);
+                let range = seen_by(work, row_group * 4u + r);
                 let value = select(vec4<f32>(0.0), sums[i + r] / totals[r], range.x < range.y);
-                let row = tile.sequence.first + position;
-                let column = head * attention.head_channels + channel;
+                let row = work.tile.sequence.first + position;
+                let column = work.head * attention.head_channels + channel;
                 let element = row * attention.y_stride + attention.y_offset + column;
                 store_quad(element, value, channel, attention.head_channels);
             }

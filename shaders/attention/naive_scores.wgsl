@@ -9,13 +9,14 @@ fn main(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) me: u32,
 ) {
-    begin(id, grid);
-    if tile.empty {
+    let work = begin(id, grid);
+    if work.tile.empty {
         return;
     }
+    here = work;
     let attention = params.attention;
-    let blocks = Blocks(attention.rows, attention.columns);
-    first_key = part * (4u * blocks.columns);
+    let blocks = Blocks(attention.row_groups, attention.column_groups);
+    first_key = work.part * (4u * blocks.columns);
     var sums: Sums;
     multiply(me, blocks, attention.head_channels, &sums);
     if me >= blocks.rows * blocks.columns {
@@ -23,9 +24,9 @@ fn main(
     }
     let key = first_key + me % blocks.columns * 4u;
     for (var r = 0u; r < 4u; r++) {
-        let position = tile.start + me / blocks.columns * 4u + r;
-        if position < tile.sequence.length {
-            let row = head * attention.score_rows + tile.sequence.first + position;
+        let position = work.tile.start + me / blocks.columns * 4u + r;
+        if position < work.tile.sequence.length {
+            let row = work.head * attention.score_rows + work.tile.sequence.first + position;
             let element = attention.y_offset + row * attention.score_stride + key;
             store_quad(element, sums[r] * attention.scale, key, attention.score_stride);
         }

@@ -36,14 +36,15 @@ fn main(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) me: u32,
 ) {
-    begin(id, grid);
-    if tile.empty {
+    let work = begin(id, grid);
+    if work.tile.empty {
         return;
     }
+    here = work;
     let attention = params.attention;
     let query = me / LANES;
-    let seen = seen_by(query);
-    let row = head * attention.score_rows + tile.sequence.first + tile.start + query;
+    let seen = seen_by(work, query);
+    let row = work.head * attention.score_rows + work.tile.sequence.first + work.tile.start + query;
     let scores = attention.y_offset + row * attention.score_stride;
     var largest = LOWEST;
     for (var key = seen.x + me % LANES; key < seen.y; key += LANES) {
@@ -55,7 +56,7 @@ fn main(
         total += exp(bitcast<f32>(y[scores + key]) - largest);
     }
     total = total_in_row(me, total);
-    if tile.start + query >= tile.sequence.length {
+    if work.tile.start + query >= work.tile.sequence.length {
         return;
     }
     for (var key = me % LANES; key < attention.score_stride; key += LANES) {

@@ -13,11 +13,11 @@ fn weight_at(row: u32, key: u32) -> f32 {
 
 // Weights of keys k and k + 1.
 fn row_pair(row: u32, k: u32) -> vec2<f32> {
-    let position = tile.start + row;
-    if position >= tile.sequence.length {
+    let position = here.tile.start + row;
+    if position >= here.tile.sequence.length {
         return vec2<f32>(0.0);
     }
-    let at = head * params.attention.score_rows + tile.sequence.first + position;
+    let at = here.head * params.attention.score_rows + here.tile.sequence.first + position;
     return vec2<f32>(weight_at(at, k), weight_at(at, k + 1u));
 }
 
@@ -27,16 +27,17 @@ fn main(
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) me: u32,
 ) {
-    begin(id, grid);
-    if tile.empty {
+    let work = begin(id, grid);
+    if work.tile.empty {
         return;
     }
+    here = work;
     let attention = params.attention;
-    let blocks = Blocks(attention.rows, attention.columns);
+    let blocks = Blocks(attention.row_groups, attention.column_groups);
     let rows = 4u * blocks.rows;
-    let first_channel = part * (4u * blocks.columns);
+    let first_channel = work.part * (4u * blocks.columns);
     let works = me < blocks.rows * blocks.columns;
-    let seen = seen_by_tile(rows);
+    let seen = seen_by_tile(work, rows);
     var sums: Weighted;
     for (var key = seen.x; key < seen.y; key += DEPTH) {
         workgroupBarrier();
@@ -45,7 +46,7 @@ fn main(
         workgroupBarrier();
         if works {
             let values_at = columns_begin(blocks) + me % blocks.columns;
-            let guarded = !all_see(rows, key, key + DEPTH);
+            let guarded = !all_see(work, rows, key, key + DEPTH);
             add_weighted(me / blocks.columns, row_stride(blocks), values_at, column_stride(blocks), guarded, 0u, &sums);
         }
     }
@@ -54,11 +55,11 @@ fn main(
     }
     let channel = first_channel + me % blocks.columns * 4u;
     for (var r = 0u; r < 4u; r++) {
-        let position = tile.start + me / blocks.columns * 4u + r;
-        if position < tile.sequence.room {
+        let position = work.tile.start + me / blocks.columns * 4u + r;
+        if position < work.tile.sequence.room {
             // A row of padding has seen no key, and its sums are zero.
-            let row = tile.sequence.first + position;
-            let column = head * attention.head_channels + channel;
+            let row = work.tile.sequence.first + position;
+            let column = work.head * attention.head_channels + channel;
             let element = row * attention.y_stride + attention.y_offset + column;
             store_quad(element, sums[r], channel, attention.head_channels);
         }

@@ -25,8 +25,8 @@ struct Attention {
     // Queries of all sequences: rows of a head's scores.
     score_rows: u32,
     // Row and column groups of a tile of a product.
-    rows: u32,
-    columns: u32,
+    row_groups: u32,
+    column_groups: u32,
     unused: u32,
 }
 
@@ -40,49 +40,63 @@ struct Params {
 @group(0) @binding(3) var<storage, read> key_sequences: array<vec4<u32>>;
 
 // What a workgroup works on: queries (the tile), their keys, a head, and which part of it.
-var<private> tile: Tile;
-var<private> keys: Sequence;
-var<private> head: u32;
-var<private> part: u32;
+struct Work {
+    tile: Tile,
+    keys: Sequence,
+    head: u32,
+    part: u32,
+}
 
-fn begin(id: vec3<u32>, grid: vec3<u32>) {
-    tile = tile_of(params.tiles, id, grid);
-    head = tile.column / params.attention.parts;
-    part = tile.column % params.attention.parts;
-    if params.attention.keys_listed == 1u && !tile.empty {
-        let listed = key_sequences[tile.index];
-        keys = Sequence(listed.x, listed.y, listed.z, listed.w);
+// The same for those who fill the workgroup's memory. (WGSL does not take a private variable for uniform, so what barriers
+// depend on is passed on by value.)
+var<private> here: Work;
+
+fn begin(id: vec3<u32>, grid: vec3<u32>) -> Work {
+    var work: Work;
+    work.tile = tile_of(params.tiles, id, grid);
+    if work.tile.empty {
+        return work;
+    }
+    work.head = work.tile.column / params.attention.parts;
+    work.part = work.tile.column % params.attention.parts;
+    if params.attention.keys_listed == 1u {
+        let listed = key_sequences[work.tile.index];
+        work.keys = Sequence(listed.x, listed.y, listed.z, listed.w);
     } else {
         let time = params.attention.keys_time;
-        keys = Sequence(tile.index * time, time, time, 0u);
+        work.keys = Sequence(work.tile.index * time, time, time, 0u);
     }
+    return work;
 }
 
 // The keys that the tile's query `row` sees: from the first to before the second.
-fn seen_by(row: u32) -> vec2<u32> {
-    let position = tile.start + row;
-    if position >= tile.sequence.length {
+fn seen_by(work: Work, row: u32) -> vec2<u32> {
+    let position = work.tile.start + row;
+    if position >= work.tile.sequence.length {
         return vec2<u32>(0u, 0u);
     }
-    let at = i32(position) + i32(keys.room) - i32(tile.sequence.room);
-    let length = i32(keys.length);
+    let at = i32(position) + i32(work.keys.room) - i32(work.tile.sequence.room);
+    let length = i32(work.keys.length);
     let first = clamp(at - i32(params.attention.left), 0, length);
     let end = clamp(at + i32(params.attention.right) + 1, 0, length);
     return vec2<u32>(u32(first), u32(max(first, end)));
 }
 
+// The last of the tile's `rows` queries that is one of the sequence.
+fn last_of(work: Work, rows: u32) -> u32 {
+    return min(rows, work.tile.sequence.length - work.tile.start) - 1u;
+}
+
 // The keys that any of the tile's `rows` queries sees. What a query sees moves forward with it, so the first and the last
 // bound it.
-fn seen_by_tile(rows: u32) -> vec2<u32> {
-    if tile.start >= tile.sequence.length {
+fn seen_by_tile(work: Work, rows: u32) -> vec2<u32> {
+    if work.tile.start >= work.tile.sequence.length {
         return vec2<u32>(0u, 0u);
     }
-    let last = min(rows, tile.sequence.length - tile.start) - 1u;
-    return vec2<u32>(seen_by(0u).x, seen_by(last).y);
+    return vec2<u32>(seen_by(work, 0u).x, seen_by(work, last_of(work, rows)).y);
 }
 
 // Whether all of the tile's `rows` queries see all of these keys.
-fn all_see(rows: u32, first: u32, end: u32) -> bool {
-    let last = min(rows, tile.sequence.length - tile.start) - 1u;
-    return seen_by(last).x <= first && seen_by(0u).y >= end;
+fn all_see(work: Work, rows: u32, first: u32, end: u32) -> bool {
+    return seen_by(work, last_of(work, rows)).x <= first && seen_by(work, 0u).y >= end;
 }

@@ -6,12 +6,12 @@
 var<private> first_key: u32;
 
 fn row_pair(row: u32, k: u32) -> vec2<f32> {
-    let position = tile.start + row;
-    if position >= tile.sequence.length || k >= params.attention.head_channels {
+    let position = here.tile.start + row;
+    if position >= here.tile.sequence.length || k >= params.attention.head_channels {
         return vec2<f32>(0.0);
     }
-    let column = head * params.attention.head_channels + k;
-    let at = (tile.sequence.first + position) * params.attention.queries_stride;
+    let column = here.head * params.attention.head_channels + k;
+    let at = (here.tile.sequence.first + position) * params.attention.queries_stride;
     let element = at + params.attention.queries_offset + column;
     if PAIRED == 1u {
         return pair_in(queries[element >> 1u], X);
@@ -25,11 +25,11 @@ fn row_pair(row: u32, k: u32) -> vec2<f32> {
 
 fn column_pair(column: u32, k: u32) -> vec2<f32> {
     let key = first_key + column;
-    if key >= keys.length || k >= params.attention.head_channels {
+    if key >= here.keys.length || k >= params.attention.head_channels {
         return vec2<f32>(0.0);
     }
-    let at = (keys.first + key) * params.attention.keys_stride;
-    let element = at + params.attention.keys_offset + head * params.attention.head_channels + k;
+    let at = (here.keys.first + key) * params.attention.keys_stride;
+    let element = at + params.attention.keys_offset + here.head * params.attention.head_channels + k;
     if PAIRED == 1u {
         return pair_in(all_keys[element >> 1u], X);
     }

@@ -1,11 +1,11 @@
 // Values on their way into a product with weights: numbers of key k at channels 4 q .. 4 q + 3 of a part, zero past the keys or the channels.
 
 fn value_at(key: u32, channel: u32) -> f32 {
-    if key >= keys.length || channel >= params.attention.head_channels {
+    if key >= here.keys.length || channel >= params.attention.head_channels {
         return 0.0;
     }
-    let row = keys.first + key;
-    let column = head * params.attention.head_channels + channel;
+    let row = here.keys.first + key;
+    let column = here.head * params.attention.head_channels + channel;
     let element = row * params.attention.values_stride + params.attention.values_offset + column;
     return element_in(values[word_of(element, X)], element, X);
 }

@@ -4,8 +4,8 @@ use crate::problem::{AttentionKind, AttentionProblem};
 use crate::wgpu::call::{Binder, Call, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::{Limits, within};
-use crate::wgpu::linear::Blocks;
 use crate::wgpu::plan::{Launch, Place, Tiles, parameters};
+use crate::wgpu::product::Blocks;
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{File, Kernel, STEPS, WORKGROUP, code, store};
 use crate::{DType, Layout, Result, SequenceShape, Window};
@@ -193,8 +193,8 @@ pub(crate) fn plan(
             ("y_stride", y.1),
             ("score_stride", contents.longest.max(1)),
             ("score_rows", problem.queries().tokens()),
-            ("rows", blocks.rows),
-            ("columns", blocks.columns),
+            ("row_groups", blocks.rows),
+            ("column_groups", blocks.columns),
             ("unused", 0),
         ])?);
         Ok::<_, crate::Error>(all)

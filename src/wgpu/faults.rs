@@ -4,27 +4,66 @@
 //! made within error scopes, which belong to the calling thread and leave the device as its owner made it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use ::wgpu::{Device, ErrorFilter};
+use ::wgpu::{BufferDescriptor, BufferUsages, Device, ErrorFilter};
 
 use crate::{Error, Result};
 
-/// What `call` returns, or the first error that it made on the device.
+/// An error, or none, that the device tells of later.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) type Late = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+/// An error, or none, that the device tells of later.
+#[cfg(target_arch = "wasm32")]
+pub(crate) type Late = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// What `call` returns, or the first error that it made on the device. Native devices tell at once; what a browser tells
+/// later comes beside the value.
 pub(crate) fn scoped<T>(
     device: &Device,
     what: &'static str,
     bytes: u64,
     call: impl FnOnce() -> T,
-) -> Result<T> {
+) -> Result<(T, Vec<Late>)> {
     let validation = device.push_error_scope(ErrorFilter::Validation);
     let internal = device.push_error_scope(ErrorFilter::Internal);
     let memory = device.push_error_scope(ErrorFilter::OutOfMemory);
     let value = call();
-    let errors = [now(memory.pop()), now(internal.pop()), now(validation.pop())];
-    match errors.into_iter().flatten().next() {
-        None => Ok(value),
+    let (memory, internal, validation) = (memory.pop(), internal.pop(), validation.pop());
+    let scopes: [Late; 3] = [
+        Box::pin(async move { told(what, bytes, memory.await) }),
+        Box::pin(async move { told(what, bytes, internal.await) }),
+        Box::pin(async move { told(what, bytes, validation.await) }),
+    ];
+    let mut late = vec![];
+    for mut scope in scopes {
+        match scope.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(error) => error?,
+            Poll::Pending => late.push(scope),
+        }
+    }
+    Ok((value, late))
+}
+
+/// An error where the device is lost.
+///
+/// wgpu tells nobody but the device's one callback, which may be the user's and is called only once somebody waits; what
+/// a lost device is asked for succeeds and does nothing. But its memory cannot be written, though it was made for that.
+pub(crate) fn present(device: &Device) -> Result<()> {
+    let usage = BufferUsages::MAP_WRITE;
+    let descriptor = BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: true };
+    let (word, _) = scoped(device, "a word", 4, || device.create_buffer(&descriptor))?;
+    match word.get_mapped_range(..) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::DeviceLost { reason: "it gives no memory any more".to_owned() }),
+    }
+}
+
+/// What a scope caught, as our error.
+fn told(what: &'static str, bytes: u64, error: Option<::wgpu::Error>) -> Result<()> {
+    match error {
+        None => Ok(()),
         Some(::wgpu::Error::OutOfMemory { .. }) => {
             Err(Error::OutOfMemory { what, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) })
         }
@@ -40,12 +79,4 @@ pub(crate) fn refused(what: &'static str, error: &dyn std::error::Error) -> Erro
         return Error::DeviceLost { reason };
     }
     Error::Driver { what, reason }
-}
-
-/// What a scope caught. On native devices that is known at once; in a browser it comes later, and the console has it.
-fn now(scope: impl Future<Output = Option<::wgpu::Error>>) -> Option<::wgpu::Error> {
-    match pin!(scope).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(error) => error,
-        Poll::Pending => None,
-    }
 }

@@ -1,20 +1,16 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use ::wgpu::{
-    Adapter, BackendOptions, Backends, Buffer, BufferDescriptor, BufferUsages, Device, DeviceDescriptor,
-    DeviceType, Instance, InstanceDescriptor, PollType, Queue, SubmissionIndex,
-};
+use ::wgpu::{Buffer, BufferDescriptor, BufferUsages, Device, Queue};
 
 use crate::wgpu::call::Call;
-use crate::wgpu::faults::{refused, scoped};
+use crate::wgpu::faults::{Late, present, scoped};
 use crate::wgpu::limits::{Limits, within};
 use crate::wgpu::pipeline::Pipeline;
 use crate::wgpu::sequences::DeviceSequences;
 use crate::wgpu::shader::Kernel;
-use crate::{DType, Error, Result, Sequence, Sequences};
+use crate::{Error, Result, Sequence, Sequences};
 
 /// A device and its queue, with the pipelines that were made on it. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -27,7 +23,9 @@ struct Inner {
     limits: Limits,
     /// Why a device that we opened is lost, if it is. Nothing is registered on a device that is the user's.
     lost: Arc<OnceLock<String>>,
-    pipelines: Mutex<HashMap<Kernel, Arc<OnceLock<Result<Arc<Pipeline>>>>>>,
+    /// Errors that the device will tell of later: in a browser.
+    late: Mutex<Vec<Late>>,
+    pipelines: Mutex<HashMap<Kernel, Slot>>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Mutex<Vec<(Weak<[Sequence]>, DeviceSequences)>>,
     /// Scratch memory of the calls on tensors. They share it: the device runs them one after another.
@@ -36,68 +34,10 @@ struct Inner {
     nothing: Buffer,
 }
 
-/// Bytes that are written or read at a time: what passes through memory that the device and the host share.
-const PART: usize = 64 << 20;
+/// The place of a pipeline, which one thread fills while others that want the same wait.
+type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 
 impl Gpu {
-    /// The best real adapter there is. A software one is opened only by its name: the CPU room is faster.
-    ///
-    /// The environment variable `WGPU_ADAPTER_NAME` names another one, as in [`Gpu::open_named`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] where there is none; the message lists what there is.
-    pub async fn open() -> Result<Self> {
-        if let Ok(name) = std::env::var("WGPU_ADAPTER_NAME") {
-            return Gpu::open_named(&name).await;
-        }
-        let adapters = adapters().await;
-        let rank = |adapter: &Adapter| match adapter.get_info().device_type {
-            DeviceType::DiscreteGpu => 0,
-            DeviceType::IntegratedGpu => 1,
-            DeviceType::VirtualGpu => 2,
-            DeviceType::Other => 3,
-            DeviceType::Cpu => 4,
-        };
-        match adapters.iter().filter(|adapter| rank(adapter) < 4).min_by_key(|adapter| rank(adapter)) {
-            Some(adapter) => Gpu::open_adapter(adapter).await,
-            None => Err(unavailable("no GPU has a driver for Vulkan, Metal or DX12", &adapters)),
-        }
-    }
-
-    /// The first adapter whose name contains `name`, upper or lower case: `"llvmpipe"` is Mesa's software Vulkan.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] where there is none; the message lists what there is.
-    pub async fn open_named(name: &str) -> Result<Self> {
-        let adapters = adapters().await;
-        let name = name.to_lowercase();
-        match adapters.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&name)) {
-            Some(adapter) => Gpu::open_adapter(adapter).await,
-            None => Err(unavailable(&format!("no adapter is called {name:?}"), &adapters)),
-        }
-    }
-
-    async fn open_adapter(adapter: &Adapter) -> Result<Self> {
-        let descriptor = DeviceDescriptor {
-            label: Some("lightspan"),
-            required_features: adapter.features() & ::wgpu::Features::TIMESTAMP_QUERY,
-            required_limits: adapter.limits(),
-            ..Default::default()
-        };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
-            let reason = format!("{} cannot be opened: {error}", adapter.get_info().name);
-            Error::Unavailable { backend: "wgpu", reason }
-        })?;
-        let gpu = Gpu::new(device, queue)?;
-        let lost = gpu.0.lost.clone();
-        gpu.0.device.set_device_lost_callback(move |reason, message| {
-            let _ = lost.set(format!("{reason:?}: {message}"));
-        });
-        Ok(gpu)
-    }
-
     /// A device that is yours. Nothing is registered on it, and its limits are kept.
     ///
     /// # Errors
@@ -105,13 +45,19 @@ impl Gpu {
     /// [`Error::DeviceLost`] where it is lost already.
     pub fn new(device: Device, queue: Queue) -> Result<Self> {
         let limits = Limits::from(&device.limits());
-        let nothing = buffer(&device, &limits, "the device's first buffer", 256, BufferUsages::STORAGE)?;
+        let size = 256;
+        let descriptor =
+            BufferDescriptor { label: None, size, usage: BufferUsages::STORAGE, mapped_at_creation: false };
+        let (nothing, late) =
+            scoped(&device, "the first buffer", size, || device.create_buffer(&descriptor))?;
+        present(&device)?;
         Ok(Gpu(Arc::new(Inner {
             name: device.adapter_info().name,
             device,
             queue,
             limits,
             lost: Arc::default(),
+            late: Mutex::new(late),
             pipelines: Mutex::default(),
             sequences: Mutex::default(),
             scratch: Default::default(),
@@ -145,7 +91,8 @@ impl Gpu {
     ///
     /// [`Error::DeviceLost`].
     pub fn synchronize(&self) -> Result<()> {
-        self.wait(None)
+        self.wait(None)?;
+        self.present()
     }
 
     /// Runs a call, with scratch memory of the device's own: so many numbers in each of two buffers.
@@ -185,10 +132,16 @@ impl Gpu {
     /// A kernel's pipeline, compiled once.
     pub(crate) fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let known = lock(&self.0.pipelines).get(kernel).cloned();
-        let slot =
-            known.unwrap_or_else(|| lock(&self.0.pipelines).entry(kernel.clone()).or_default().clone());
-        // Two threads that want the same one wait for each other, those that want others do not.
-        slot.get_or_init(|| Pipeline::new(self, kernel).map(Arc::new)).clone()
+        let slot = known.unwrap_or_else(|| {
+            let mut pipelines = lock(&self.0.pipelines);
+            pipelines.entry(kernel.clone()).or_default().clone()
+        });
+        let mut slot = lock(&slot);
+        match &*slot {
+            Some(pipeline) => Ok(pipeline.clone()),
+            // What fails once may be tried again: there may be more memory.
+            None => Ok(slot.insert(Arc::new(Pipeline::new(self, kernel)?)).clone()),
+        }
     }
 
     /// How many pipelines there are: few, since no size is part of one.
@@ -215,101 +168,20 @@ impl Gpu {
 
     /// A buffer of zeros of at least `bytes` bytes.
     pub(crate) fn buffer(&self, what: &'static str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
-        self.alive()?;
-        buffer(&self.0.device, &self.0.limits, what, bytes, usage)
-    }
-
-    /// The memory of a tensor of zeros.
-    pub(crate) fn tensor(&self, dtype: DType, len: usize) -> Result<Buffer> {
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        self.buffer("tensor", len as u64 * dtype.size() as u64, usage)
-    }
-
-    /// A buffer that holds `words`.
-    pub(crate) fn upload(&self, what: &'static str, words: &[u32], usage: BufferUsages) -> Result<Buffer> {
-        self.alive()?;
-        let bytes: &[u8] = bytemuck::cast_slice(words);
-        let size = bytes.len() as u64;
+        let size = bytes.next_multiple_of(4).max(4);
         within("bytes of", what, size, self.0.limits.buffer)?;
-        let buffer = self.scoped(what, size, || {
-            self.0.device.create_buffer(&BufferDescriptor {
-                label: None,
-                size,
-                usage,
-                mapped_at_creation: true,
-            })
-        })?;
-        match buffer.get_mapped_range_mut(..) {
-            Ok(mut range) => range.slice(..).copy_from_slice(bytes),
-            // Memory that was granted can be written, unless the device is gone.
-            Err(error) => return Err(Error::DeviceLost { reason: error.to_string() }),
-        }
-        buffer.unmap();
+        let descriptor = BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        let buffer = self.scoped(what, size, || self.0.device.create_buffer(&descriptor))?;
+        self.present()?;
         Ok(buffer)
     }
 
-    /// Overwrites a buffer, from its first byte on.
-    pub(crate) fn write(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
-        self.alive()?;
-        for (i, part) in bytes.chunks(PART).enumerate() {
-            let offset = (i * PART) as u64;
-            self.scoped("an upload", part.len() as u64, || {
-                let (whole, rest) = part.split_at(part.len() / 4 * 4);
-                self.0.queue.write_buffer(buffer, offset, whole);
-                if !rest.is_empty() {
-                    // Memory is written in whole words; the last one is padded.
-                    let mut word = [0; 4];
-                    word[..rest.len()].copy_from_slice(rest);
-                    self.0.queue.write_buffer(buffer, offset + whole.len() as u64, &word);
-                }
-                if bytes.len() > PART {
-                    // What is written waits in the host's memory until the next submission.
-                    self.0.queue.submit([]);
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Reads the first `bytes.len()` bytes of a buffer.
-    pub(crate) async fn read(&self, buffer: &Buffer, bytes: &mut [u8]) -> Result<()> {
-        for (i, part) in bytes.chunks_mut(PART).enumerate() {
-            self.read_part(buffer, (i * PART) as u64, part).await?;
-        }
-        Ok(())
-    }
-
-    async fn read_part(&self, buffer: &Buffer, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let size = (bytes.len() as u64).next_multiple_of(4);
-        let usage = BufferUsages::COPY_DST | BufferUsages::MAP_READ;
-        let copy = self.buffer("a download", size, usage)?;
-        let done = Arc::new(Arrival::default());
-        let submission = self.scoped("a download", size, || {
-            let mut encoder = self.0.device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(buffer, offset, &copy, 0, size);
-            let submission = self.0.queue.submit([encoder.finish()]);
-            let arrival = done.clone();
-            copy.map_async(::wgpu::MapMode::Read, .., move |result| arrival.set(result));
-            submission
-        })?;
-        // In a browser this does nothing, and the answer comes when it comes.
-        self.wait(Some(submission))?;
-        Arrival::wait(&done).await.map_err(|error| refused("a download", &error))?;
-        let view = copy.get_mapped_range(..).map_err(|error| refused("a download", &error))?;
-        bytes.copy_from_slice(&view[..bytes.len()]);
-        Ok(())
-    }
-
-    fn wait(&self, submission: Option<SubmissionIndex>) -> Result<()> {
-        let wait = PollType::Wait { submission_index: submission, timeout: None };
-        // wgpu panics where the device is lost while it waits; there is no other way to be told.
-        match catch_unwind(AssertUnwindSafe(|| self.0.device.poll(wait))) {
-            Ok(Ok(_)) => self.alive(),
-            Ok(Err(error)) => self.alive().and(Err(refused("to wait", &error))),
-            Err(_) => {
-                Err(Error::DeviceLost { reason: "the driver gave up while it was waited for".to_owned() })
-            }
-        }
+    /// Makes it known when the device is lost. Only for one that is ours.
+    pub(crate) fn watch(&self) {
+        let lost = self.0.lost.clone();
+        self.0.device.set_device_lost_callback(move |reason, message| {
+            let _ = lost.set(format!("{reason:?}: {message}"));
+        });
     }
 
     /// An error where the device is known to be lost.
@@ -320,11 +192,30 @@ impl Gpu {
         }
     }
 
+    /// An error where the device is lost, also if nobody was told of it.
+    pub(crate) fn present(&self) -> Result<()> {
+        self.alive().and_then(|()| present(&self.0.device))
+    }
+
+    /// What `call` returns, or the error that it made on the device.
     pub(crate) fn scoped<T>(&self, what: &'static str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
         self.alive()?;
-        let value = scoped(&self.0.device, what, bytes, call);
+        let made = scoped(&self.0.device, what, bytes, call);
+        // A lost device says so, rather than what it could not do.
         self.alive()?;
-        value
+        let (value, late) = made?;
+        lock(&self.0.late).extend(late);
+        Ok(value)
+    }
+
+    /// The first of the errors that are told late, once all are told.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        let late = std::mem::take(&mut *lock(&self.0.late));
+        let mut all = Ok(());
+        for late in late {
+            all = all.and(late.await);
+        }
+        all
     }
 }
 
@@ -342,77 +233,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// The names of the adapters that this machine has, and whether each is a real one.
-pub async fn adapter_names() -> Vec<(String, bool)> {
-    let adapters = adapters().await;
-    adapters
-        .iter()
-        .map(Adapter::get_info)
-        .map(|info| (info.name, info.device_type != DeviceType::Cpu))
-        .collect()
-}
-
-async fn adapters() -> Vec<Adapter> {
-    let mut descriptor = InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = Backends::PRIMARY;
-    descriptor.backend_options = BackendOptions::from_env_or_default();
-    Instance::new(descriptor).enumerate_adapters(Backends::PRIMARY).await
-}
-
-fn unavailable(reason: &str, adapters: &[Adapter]) -> Error {
-    let names: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
-    let found = if names.is_empty() {
-        "no adapter was found (on Linux: install a Vulkan driver)".to_owned()
-    } else {
-        format!("there is {}; software adapters are opened by name only", names.join(", "))
-    };
-    Error::Unavailable { backend: "wgpu", reason: format!("{reason}; {found}") }
-}
-
-fn buffer(
-    device: &Device,
-    limits: &Limits,
-    what: &'static str,
-    bytes: u64,
-    usage: BufferUsages,
-) -> Result<Buffer> {
-    let size = bytes.next_multiple_of(4).max(4);
-    within("bytes of", what, size, limits.buffer)?;
-    let descriptor = BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-    scoped(device, what, size, || device.create_buffer(&descriptor))
-}
-
 /// A lock that a panic of another thread does not take away: what it guards is whole at any time.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The answer of a mapping, and who waits for it.
-#[derive(Default)]
-struct Arrival(Mutex<(Option<Mapped>, Option<std::task::Waker>)>);
-
-type Mapped = Result<(), ::wgpu::BufferAsyncError>;
-
-impl Arrival {
-    fn set(&self, result: Mapped) {
-        let mut state = lock(&self.0);
-        state.0 = Some(result);
-        if let Some(waker) = state.1.take() {
-            waker.wake();
-        }
-    }
-
-    async fn wait(&self) -> Mapped {
-        std::future::poll_fn(|context| {
-            let mut state = lock(&self.0);
-            match state.0.take() {
-                Some(result) => std::task::Poll::Ready(result),
-                None => {
-                    state.1 = Some(context.waker().clone());
-                    std::task::Poll::Pending
-                }
-            }
-        })
-        .await
-    }
 }

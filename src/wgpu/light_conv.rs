@@ -117,7 +117,7 @@ pub(crate) fn plan(
     all.extend(tokens.parameters(conv, conv.has_bias())?);
     all.extend(parameters(&[
         ("lanes", lanes),
-        ("groups", tiles.outputs() / STEPS),
+        ("time_groups", tiles.outputs() / STEPS),
         ("quads", quads),
         ("weight_offset", weight),
     ])?);

@@ -3,7 +3,8 @@ use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
 use crate::wgpu::plan::{Launch, Place, parameters};
-use crate::wgpu::shader::{DEPTH, File, Kernel, MEMORY, WORKGROUP, code, store};
+use crate::wgpu::product::Blocks;
+use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
 use crate::{DType, Result};
 
 /// A linear layer, prepared: see [`LinearProblem`].
@@ -93,38 +94,10 @@ impl Types {
     }
 }
 
-/// Row and column groups of a tile of a product, and the quads of rows in a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Blocks {
-    pub(crate) row_quads: usize,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-}
-
-impl Blocks {
-    /// For `rows` rows (of a tile) and `outputs` columns: as many columns as invocations and memory allow, up to 64
-    /// beside 64 rows or more.
-    pub(crate) fn new(row_quads: usize, rows: usize, outputs: usize) -> Self {
-        let rows = rows.div_ceil(4 * row_quads);
-        // Rows and columns of one stage, each with a quad to spare.
-        let room = MEMORY / DEPTH - 2 - row_quads * rows;
-        Blocks { row_quads, rows, columns: (WORKGROUP / rows).min(room).min(outputs.div_ceil(4)) }
-    }
-
-    /// Rows of a tile.
-    pub(crate) fn tile_rows(self) -> usize {
-        4 * self.row_quads * self.rows
-    }
-
-    /// Columns of a tile.
-    pub(crate) fn tile_columns(self) -> usize {
-        4 * self.columns
-    }
-
-    fn tiles(self, problem: &LinearProblem) -> u64 {
-        problem.rows().div_ceil(self.tile_rows()) as u64
-            * problem.outputs().div_ceil(self.tile_columns()) as u64
-    }
+/// Tiles of a product.
+fn tiles(problem: &LinearProblem, blocks: Blocks) -> u64 {
+    let down = problem.rows().div_ceil(blocks.tile_rows()) as u64;
+    down * problem.outputs().div_ceil(blocks.tile_columns()) as u64
 }
 
 /// Tiles that keep a big GPU busy. Where there are fewer, they had better be smaller.
@@ -142,10 +115,10 @@ pub(crate) fn plan(
     }
     let big = Blocks::new(2, problem.rows().min(128), problem.outputs());
     let small = Blocks::new(1, problem.rows().min(64), problem.outputs());
-    let blocks = if big.tiles(problem) < BUSY { small } else { big };
+    let blocks = if tiles(problem, big) < BUSY { small } else { big };
     let Places { x, weight, bias, y } = *places;
     let columns = problem.outputs().div_ceil(blocks.tile_columns());
-    let groups = blocks.tiles(problem);
+    let groups = tiles(problem, blocks);
     let parameters = parameters(&[
         ("rows", problem.rows()),
         ("inputs", problem.inputs()),

@@ -8,6 +8,13 @@
 //! may be read from any element on ([`Elements::at`]) and with any token stride ([`Rows::strided`]). No feature of the
 //! device is asked for, and no more than the limits that every WebGPU device has.
 //!
+//! Sizes are counted in 32 bits there: a tensor has at most 2^32 - 1 elements, and fits into one binding of the device
+//! ([`Limits::binding`]); a window reaches, with the sequence, less than 2^31 tokens. What does not fit is
+//! [`Error::Limit`](crate::Error::Limit), before anything is launched.
+//!
+//! Mesa's software Vulkan (llvmpipe, seen in 22.3) ends any invocation's loops after 65,535 rounds in all, without a word:
+//! products over some 60,000 channels and attention over some 10,000 keys come out wrong there. It is a device to test on.
+//!
 //! ```no_run
 //! use lightspan::problem::{Convolution, LightConvProblem};
 //! use lightspan::{DType, Sequences, Window, wgpu};
@@ -39,6 +46,7 @@
 //! # }
 //! ```
 
+mod adapters;
 mod attention;
 mod call;
 mod dynamic_conv;
@@ -50,20 +58,23 @@ mod limits;
 mod linear;
 mod pipeline;
 mod plan;
+mod product;
 mod sequences;
 mod shader;
 mod span_conv;
 mod span_key;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 /// The wgpu that this crate is built with.
 pub use ::wgpu;
 
+pub use adapters::adapter_names;
 pub use attention::{Attention, AttentionArgs};
 pub use call::{Call, Elements, Rows};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
-pub use gpu::{Gpu, adapter_names};
+pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;

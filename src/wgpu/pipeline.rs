@@ -17,7 +17,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn new(gpu: &Gpu, kernel: &Kernel) -> Result<Self> {
-        gpu.scoped(kernel.name, 0, || {
+        let pipeline = gpu.scoped(kernel.name, 0, || {
             let device = gpu.device();
             let module = module(gpu, kernel);
             let entries: Vec<_> = (0..kernel.inputs + 2)
@@ -57,7 +57,9 @@ impl Pipeline {
                 cache: None,
             });
             Pipeline { pipeline, layout }
-        })
+        })?;
+        gpu.present()?;
+        Ok(pipeline)
     }
 }
 

@@ -4,8 +4,8 @@ use crate::problem::SpanKeyProblem;
 use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
-use crate::wgpu::linear::Blocks;
 use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
+use crate::wgpu::product::Blocks;
 use crate::wgpu::sequences::{DeviceSequences, listed};
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
 
@@ -141,8 +141,8 @@ pub(crate) fn plan(
     all.extend(tokens.parameters(conv, problem.has_key_bias())?);
     all.extend(parameters(&[
         ("outputs", outputs),
-        ("rows", blocks.rows),
-        ("columns", blocks.columns),
+        ("row_groups", blocks.rows),
+        ("column_groups", blocks.columns),
         ("depthwise_offset", depthwise),
         ("pointwise_offset", pointwise),
         ("query_offset", query.offset),

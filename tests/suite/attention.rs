@@ -1,6 +1,6 @@
 use lightspan::ops::{self, AttentionKind};
 use lightspan::problem::{AttentionProblem, Mask};
-use lightspan::reference::{self, AttentionInputs};
+use lightspan::reference::{self, AttentionInputs, Estimate};
 use lightspan::{DType, Device, Sequences, Tensor};
 use proptest::prelude::*;
 
@@ -89,15 +89,19 @@ impl Call {
         let problem = problem.with_mask(*mask);
         scale.map_or(problem, |scale| problem.with_scale(scale).unwrap())
     }
+
+    pub fn expected(&self) -> Vec<Estimate> {
+        let (problem, Case { queries, keys, .. }) = (self.problem(), &self.case);
+        let inputs = AttentionInputs { q: &self.q.data, k: &self.k.data, v: &self.v.data };
+        reference::every_token(queries, problem.channels(), |s, t| {
+            reference::attention(&problem, queries, keys, inputs, (s, t))
+        })
+    }
 }
 
 fn check(case: &Case) -> Result<(), TestCaseError> {
     let call = Call::draw(case);
-    let (problem, Case { queries, keys, .. }) = (call.problem(), case);
-    let inputs = AttentionInputs { q: &call.q.data, k: &call.k.data, v: &call.v.data };
-    let expected = reference::every_token(queries, problem.channels(), |s, t| {
-        reference::attention(&problem, queries, keys, inputs, (s, t))
-    });
+    let expected = call.expected();
     for device in devices() {
         for kind in KINDS {
             assert_admitted(&expected, &call.run(kind, &device))?;

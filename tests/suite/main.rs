@@ -1,7 +1,8 @@
 //! Every backend against the reference, in one binary.
 //!
 //! A module an operator, named like it; then laws that need no reference, long sums and extreme sizes, what problems
-//! cost, bad input, buffers of one's own, how devices are shared, and numbers from other implementations.
+//! cost, bad input, buffers of one's own, how devices are shared, numbers from other implementations, and what only a GPU's
+//! room has.
 
 mod support;
 
@@ -20,3 +21,5 @@ mod own_buffers;
 mod span_conv;
 mod span_key;
 mod threads;
+#[cfg(feature = "wgpu")]
+mod wgpu;

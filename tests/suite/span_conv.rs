@@ -56,7 +56,7 @@ impl Call {
         }
     }
 
-    fn expected(&self) -> Vec<Estimate> {
+    pub fn expected(&self) -> Vec<Estimate> {
         fn data(values: &Option<Values>) -> Option<&[f64]> {
             values.as_ref().map(|values| &values.data[..])
         }

@@ -55,7 +55,7 @@ impl Call {
         }
     }
 
-    fn expected(&self) -> Vec<Estimate> {
+    pub fn expected(&self) -> Vec<Estimate> {
         let sequences = &self.case.sequences;
         reference::every_token(sequences, self.problem.outputs(), |s, t| {
             reference::span_key(&self.problem, sequences, self.inputs(), (s, t))

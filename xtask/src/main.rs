@@ -61,8 +61,8 @@ fn test_all() -> Result<(), String> {
 fn test_without_wgpu() -> Result<(), String> {
     let result = test(None);
     eprintln!(
-        "\n== SKIPPED, as --skip wgpu asks: no operator ran on wgpu. Not tested are the suite, the fixtures, the race\n\
-         == and the benchmarks there; `cargo xtask test` tests them too."
+        "\n== SKIPPED, as --skip wgpu asks: no operator ran on wgpu. Not tested there are the suite, the fixtures,\n\
+         == the race, the benchmarks and the examples of wgpu; `cargo xtask test` tests them too."
     );
     result
 }
@@ -70,18 +70,15 @@ fn test_without_wgpu() -> Result<(), String> {
 /// Unit, property and integration tests, doctests, the examples' own tests, the course of examples, the fixtures and
 /// the race; of wgpu on `adapter`, or nothing of wgpu.
 fn test(adapter: Option<&Adapter>) -> Result<(), String> {
-    let tests = |args: &[&str]| {
-        let mut command = command(["test", "--all-features"].iter().chain(args));
-        if let Some(adapter) = adapter {
-            // The tests look for a GPU, and for Mesa's software; any other software is named to them.
-            if !adapter.real && !adapter.name.contains("llvmpipe") {
-                command.env("WGPU_ADAPTER_NAME", &adapter.name);
-            }
-        } else {
-            command.env(SKIP, "wgpu");
+    // The tests look for a GPU, and else for Mesa's software; any other software has to be named to them.
+    let variable = match adapter {
+        None => Some((SKIP, "wgpu")),
+        Some(Adapter { name, real: false }) if !name.contains("llvmpipe") => {
+            Some(("WGPU_ADAPTER_NAME", &**name))
         }
-        run(&mut command)
+        Some(_) => None,
     };
+    let tests = |args: &[&str]| run(command(["test", "--all-features"].iter().chain(args)).envs(variable));
     tests(&["--workspace"])?;
     // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
     for simd in ["avx2", "scalar"] {
@@ -92,7 +89,9 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
     // Each benchmark once, against what it is compared with.
     tests(&["--benches"])?;
     for name in course()? {
-        example(&name, &[])?;
+        if adapter.is_some() || !name.contains("wgpu") {
+            run(example(&name, &[]).envs(variable))?;
+        }
     }
     conformance(&["--backend", "reference", "--backend", "cpu"])?;
     race(&["--backend", "cpu"])?;
@@ -118,20 +117,21 @@ fn devices() -> Result<String, String> {
     if output.status.success() { Ok(devices) } else { Err(format!("{}: {}", line(&command), output.status)) }
 }
 
-fn example(name: &str, args: &[&str]) -> Result<(), String> {
+fn example(name: &str, args: &[&str]) -> Command {
     let run = ["run", "--quiet"].iter().chain(&PROFILE);
-    cargo(run.chain(&["--example", name, "--"]).chain(args))
+    command(run.chain(&["--example", name, "--"]).chain(args))
 }
 
 fn conformance(flags: &[&str]) -> Result<(), String> {
-    example("conformance", &[flags, &["tests/fixtures"]].concat())
+    run(&mut example("conformance", &[flags, &["tests/fixtures"]].concat()))
 }
 
 /// A short race, which has to leave a picture.
 fn race(flags: &[&str]) -> Result<(), String> {
     let picture = env::temp_dir().join(format!("lightspan-race-{}.svg", std::process::id()));
     let path = picture.to_str().ok_or("the folder for temporary files has a name that is no text")?;
-    let raced = example("race", &[flags, &["--lengths", "64,100", "--quick", "--out", path]].concat());
+    let raced =
+        run(&mut example("race", &[flags, &["--lengths", "64,100", "--quick", "--out", path]].concat()));
     let drawn = fs::read_to_string(&picture).is_ok_and(|svg| svg.starts_with("<svg"));
     let _ = fs::remove_file(&picture);
     raced?;

@@ -72,4 +72,14 @@ impl Memory {
             Memory::BF16(data) => exact(data),
         }
     }
+
+    /// The numbers as a device holds them.
+    #[cfg(feature = "wgpu")]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Memory::F32(data) => bytemuck::cast_slice(data),
+            Memory::F16(data) => bytemuck::cast_slice(data),
+            Memory::BF16(data) => bytemuck::cast_slice(data),
+        }
+    }
 }

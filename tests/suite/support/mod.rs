@@ -1,6 +1,8 @@
 //! What the tests of all operators share: devices, drawn cases, numbers, and the comparison.
 
 mod case;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 mod memory;
 mod numbers;
 

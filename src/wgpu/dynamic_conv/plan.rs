@@ -1,0 +1,280 @@
+//! What a dynamic convolution launches.
+
+use crate::problem::{Convolution, DynamicConvProblem, LinearProblem, Taps};
+use crate::wgpu::limits::Limits;
+use crate::wgpu::linear::{self, Places};
+use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
+use crate::wgpu::shader::{DEPTH, File, Kernel, Lane, MEMORY, STEPS, WORKGROUP, code};
+use crate::{DType, Result};
+
+/// Where the tensors of a dynamic convolution lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DynamicPlaces {
+    pub(crate) tokens: Tokens,
+    /// Logits or W.
+    pub(crate) source: Place,
+    pub(crate) query: Place,
+    pub(crate) weight_bias: usize,
+}
+
+impl DynamicPlaces {
+    pub(crate) fn contiguous(problem: &DynamicConvProblem) -> Self {
+        let channels = problem.convolution().channels();
+        let query = match problem.taps() {
+            Taps::Given => channels,
+            Taps::Generated { query_channels, .. } => query_channels,
+        };
+        DynamicPlaces {
+            tokens: Tokens::contiguous(channels, channels),
+            source: Place::contiguous(problem.logits()),
+            query: Place::contiguous(query),
+            weight_bias: 0,
+        }
+    }
+}
+
+/// Numbers of scratch memory.
+pub(crate) fn scratch_len(problem: &DynamicConvProblem) -> u64 {
+    let conv = problem.convolution();
+    match problem.taps() {
+        Taps::Generated { .. } if fused_tile(conv).is_none() => {
+            (conv.sequences().tokens() as u64).saturating_mul(problem.logits() as u64)
+        }
+        _ => 0,
+    }
+}
+
+/// The dispatches: one, or the generating product and the convolution, or none where there is no token.
+pub(crate) fn plan(
+    problem: &DynamicConvProblem,
+    places: &DynamicPlaces,
+    listed: bool,
+    limits: &Limits,
+) -> Result<Vec<Launch>> {
+    let conv = problem.convolution();
+    let DynamicPlaces { tokens, source, query, weight_bias } = *places;
+    if conv.sequences().tokens() == 0 {
+        return Ok(vec![]);
+    }
+    let Taps::Generated { query_channels, query: query_dtype, weight_bias: has_weight_bias } = problem.taps()
+    else {
+        let logits = Logits { dtype: conv.parameters(), offset: source.offset, stride: source.stride };
+        return Ok(vec![plan_given(conv, &tokens, logits, listed, limits)?]);
+    };
+    let query_dtype = query_dtype.unwrap_or(conv.dtype());
+    let Some(tile) = fused_tile(conv) else {
+        let product =
+            LinearProblem::new(conv.sequences().tokens(), query_channels, problem.logits(), query_dtype)?
+                .with_bias(has_weight_bias);
+        let lies = Places {
+            x: query,
+            weight: source.offset,
+            bias: weight_bias,
+            y: Place::contiguous(problem.logits()),
+        };
+        let types = linear::Types { x: query_dtype, parameters: conv.parameters(), y: DType::F32 };
+        let generate = linear::plan(&product, &lies, types, limits)?;
+        let logits = Logits { dtype: DType::F32, offset: 0, stride: problem.logits() };
+        let convolve = plan_given(conv, &tokens, logits, listed, limits)?;
+        return Ok(generate.into_iter().chain([convolve]).collect());
+    };
+    let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
+    let columns = conv.heads().div_ceil(tile.heads);
+    let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
+    let weight = Place { offset: source.offset, stride: query_channels };
+    let kernel = kernel(Types {
+        dtype: conv.dtype(),
+        parameters: conv.parameters(),
+        source: conv.parameters(),
+        query: Some(query_dtype),
+        paired: weight.whole_words() && query.whole_words(),
+        lane,
+    });
+    let quads = conv.window().width().div_ceil(4);
+    let mut all = tiles.parameters()?;
+    all.extend(tokens.parameters(conv, conv.has_bias())?);
+    all.extend(parameters(&[
+        ("heads", tile.heads),
+        ("quads", quads),
+        ("row_groups", tiles.outputs() / 4),
+        ("column_groups", tile.heads * quads),
+        ("source_offset", source.offset),
+        ("logit_stride", 0),
+        ("query_channels", query_channels),
+        ("query_offset", query.offset),
+        ("query_stride", query.stride),
+        ("weight_bias_offset", weight_bias),
+        ("has_weight_bias", usize::from(has_weight_bias)),
+        ("all_heads", conv.heads()),
+    ])?);
+    Ok(vec![Launch::new(kernel, tiles.groups(), all, limits)?])
+}
+
+/// Logits that are given, and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Logits {
+    pub(crate) dtype: DType,
+    pub(crate) offset: usize,
+    /// From one token to the next; 0 where all have the same.
+    pub(crate) stride: usize,
+}
+
+/// The convolution with logits that are given.
+pub(crate) fn plan_given(
+    conv: &Convolution,
+    tokens: &Tokens,
+    logits: Logits,
+    listed: bool,
+    limits: &Limits,
+) -> Result<Launch> {
+    let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
+    let tile = given_tile(conv);
+    let columns = conv.heads().div_ceil(tile.heads);
+    let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
+    let mut all = tiles.parameters()?;
+    all.extend(tokens.parameters(conv, conv.has_bias())?);
+    all.extend(parameters(&[
+        ("heads", tile.heads),
+        ("quads", tile.quads),
+        ("row_groups", 0),
+        ("column_groups", 0),
+        ("source_offset", logits.offset),
+        ("logit_stride", logits.stride),
+        ("query_channels", 0),
+        ("query_offset", 0),
+        ("query_stride", 0),
+        ("weight_bias_offset", 0),
+        ("has_weight_bias", 0),
+        ("all_heads", conv.heads()),
+    ])?);
+    let (dtype, parameters) = (conv.dtype(), conv.parameters());
+    let kernel = kernel(Types { dtype, parameters, source: logits.dtype, query: None, paired: false, lane });
+    Launch::new(kernel, tiles.groups(), all, limits)
+}
+
+/// What a workgroup makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    heads: usize,
+    /// Tokens.
+    outputs: usize,
+    /// Quads of taps that are in memory at a time.
+    quads: usize,
+}
+
+/// Tokens of the longest sequence that a tile can hold, in whole lanes.
+fn longest(conv: &Convolution) -> usize {
+    conv.sequences().longest().next_multiple_of(STEPS).max(STEPS)
+}
+
+/// The fewest heads that a tile can be divided into: two where the channels of a word may be of two heads.
+fn step(conv: &Convolution) -> usize {
+    if conv.head_channels().is_multiple_of(2) || conv.heads() == 1 { 1 } else { 2 }
+}
+
+/// The tile that generates its taps, or `None` where they had better be generated by a product of their own: where so
+/// many taps do not fit, or so few of them are in a tile that most of its lanes would idle.
+///
+/// Of the tiles that fit it takes the one that stages the fewest numbers of q and W.
+fn fused_tile(conv: &Convolution) -> Option<Tile> {
+    let quads = conv.window().width().div_ceil(4);
+    // Rows and columns of one stage, each with a quad to spare, must fit as well as the logits.
+    let room = MEMORY / DEPTH - 2;
+    let rows = |heads: usize| {
+        let columns = heads * quads;
+        let quads = (WORKGROUP / columns).min(room.checked_sub(columns)?).min(MEMORY / 4 / columns);
+        let outputs = (4 * quads / STEPS * STEPS).min(longest(conv));
+        (outputs > 0).then_some(Tile { heads, outputs, quads: columns / heads })
+    };
+    let staged = |tile: &Tile| {
+        let tiles = longest(conv).div_ceil(tile.outputs) as u64 * conv.heads().div_ceil(tile.heads) as u64;
+        tiles * (tile.outputs + 4 * tile.heads * quads) as u64
+    };
+    let heads = (1..=conv.heads().min(room)).map(|i| (i * step(conv)).min(conv.heads()));
+    let tile = heads.map_while(rows).min_by_key(staged)?;
+    let useful = tile.outputs * tile.heads * conv.window().width();
+    // Not measured on a GPU yet. The lanes of a tile hold 16 logits each; a product of its own would make use of nearly all
+    // of them, and write and read 8 bytes for each logit. A call of few tokens is over before either matters.
+    let fits = 5 * useful >= 3 * 16 * WORKGROUP || conv.sequences().tokens() <= 1024;
+    fits.then_some(tile)
+}
+
+/// The tile for taps whose logits are given.
+fn given_tile(conv: &Convolution) -> Tile {
+    /// Channels side by side that keep a group of lanes busy.
+    const CHANNELS: usize = 64;
+    const OUTPUTS: usize = 128;
+    let quads = conv.window().width().div_ceil(4);
+    let step = step(conv);
+    let mut heads = CHANNELS.div_ceil(conv.head_channels()).next_multiple_of(step).min(conv.heads());
+    while heads > step && heads * quads * STEPS > MEMORY {
+        heads = (heads / 2).next_multiple_of(step);
+    }
+    let outputs = (MEMORY / (heads * quads) / STEPS * STEPS).min(OUTPUTS).min(longest(conv));
+    if outputs > 0 {
+        return Tile { heads, outputs, quads };
+    }
+    // Not even one group of lanes: the taps come in chunks.
+    Tile { heads, outputs: STEPS, quads: MEMORY / (heads * STEPS) }
+}
+
+struct Types {
+    dtype: DType,
+    parameters: DType,
+    /// Of logits or W.
+    source: DType,
+    /// Where taps are generated.
+    query: Option<DType>,
+    paired: bool,
+    lane: Lane,
+}
+
+fn kernel(types: Types) -> Kernel {
+    let Types { dtype, parameters, source, query, paired, lane } = types;
+    let files = [File::Element, lane.file(), lane.store(dtype), File::Tiles, File::Convolve, File::Memory];
+    // Numbers of 32 bits are whole words anyway.
+    let paired = paired && (source != DType::F32 || query.is_some_and(|query| query != DType::F32));
+    let product = [File::Blocks, File::Product, File::StageRows, File::StageColumns];
+    Kernel {
+        name: "dynamic_conv",
+        workgroup: WORKGROUP,
+        files: files.into_iter().chain([File::Taps]).chain(product).chain([File::DynamicConv]).collect(),
+        constants: vec![
+            ("X", code(dtype)),
+            ("Y", code(dtype)),
+            ("P", code(parameters)),
+            ("S", code(source)),
+            ("Q", code(query.unwrap_or(DType::F32))),
+            ("GENERATED", u32::from(query.is_some())),
+            ("PAIRED", u32::from(paired)),
+            ("SPLIT", lane.split()),
+            ("ROW_QUADS", 1),
+            ("COLUMN_QUADS", 1),
+        ],
+        inputs: 7,
+    }
+}
+
+/// Every kernel that a plan can ask for.
+#[cfg(test)]
+pub(crate) fn kernels() -> Vec<Kernel> {
+    use crate::wgpu::shader::types;
+    let mut all = vec![];
+    for (dtype, parameters) in types() {
+        for lane in Lane::ALL.into_iter().filter(|&lane| dtype != DType::F32 || lane == Lane::One) {
+            let mut add = |source, query, paired| {
+                let kernel = kernel(Types { dtype, parameters, source, query, paired, lane });
+                if !all.contains(&kernel) {
+                    all.push(kernel);
+                }
+            };
+            for source in [parameters, DType::F32] {
+                add(source, None, false);
+            }
+            for (query, paired) in [dtype, DType::F32].into_iter().flat_map(|q| [(q, false), (q, true)]) {
+                add(parameters, Some(query), paired);
+            }
+        }
+    }
+    all
+}

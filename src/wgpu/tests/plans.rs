@@ -1,0 +1,372 @@
+use std::collections::HashSet;
+
+use ::wgpu::naga;
+
+use crate::problem::{
+    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
+    LinearProblem, Mask, SpanKeyProblem, Taps,
+};
+use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, window};
+use crate::wgpu::sequences::listed;
+use crate::wgpu::shader::{DEPTH, MEMORY, STEPS, WORKGROUP};
+use crate::wgpu::tests::kernels::{kernels, module};
+use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
+use crate::{DType, Error, Normalize, Result, Sequences, Window};
+
+/// What a big GPU allows.
+fn big() -> Limits {
+    Limits {
+        workgroup_memory: 48 << 10,
+        invocations: 1024,
+        binding: 4 << 30,
+        buffer: 64 << 30,
+        offset_alignment: 32,
+        ..Limits::default()
+    }
+}
+
+/// Sequences of every layout, short and long, few and many.
+fn sequences() -> Vec<Sequences> {
+    let offsets: Vec<usize> = (0..200).map(|i| i * i / 3).collect();
+    vec![
+        Sequences::batch(1, 1).unwrap(),
+        Sequences::batch(8, 512).unwrap(),
+        Sequences::batch(70_000, 3).unwrap(),
+        Sequences::batch(2, 100_000).unwrap(),
+        Sequences::batch(3, 0).unwrap(),
+        Sequences::padded(37, &[37, 0, 5]).unwrap(),
+        Sequences::packed(&offsets).unwrap(),
+        Sequences::packed(&[0, 0, 9, 9]).unwrap(),
+    ]
+}
+
+fn windows() -> Vec<Window> {
+    let mut all = vec![];
+    for width in [1, 2, 3, 7, 31, 64, 65, 127, 129, 250, 1000, 5000] {
+        all.extend([1, 3, 1000].map(|dilation| Window::new(width, dilation, (width - 1) / 2).unwrap()));
+        all.push(Window::causal(width).unwrap());
+    }
+    all
+}
+
+/// Convolutions of every kind that plans tell apart.
+fn convolutions() -> Vec<Convolution> {
+    let mut all = vec![];
+    for sequences in sequences() {
+        for window in windows() {
+            for (heads, head_channels) in [(1, 1), (1, 131), (8, 64), (512, 1), (5, 3), (6, 5), (16, 64)] {
+                for dtype in [DType::F32, DType::BF16] {
+                    let shape = sequences.shape();
+                    let conv = Convolution::new(shape, heads * head_channels, heads, window, dtype).unwrap();
+                    all.push(conv);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn parameter(launch: &Launch, name: &str) -> usize {
+    let found = launch.parameters.iter().find(|(other, _)| *other == name);
+    found.unwrap_or_else(|| panic!("{} has no {name}", launch.kernel.name)).1 as usize
+}
+
+/// What every launch must keep to on the smallest device, and that a bigger one changes nothing.
+fn check(what: &dyn std::fmt::Debug, plan: impl Fn(&Limits) -> Result<Vec<Launch>>) -> Vec<Launch> {
+    let limits = Limits::default();
+    let launches = plan(&limits).unwrap_or_else(|error| panic!("{what:?}: {error}"));
+    assert_eq!(launches, plan(&big()).unwrap());
+    for launch in &launches {
+        assert!(launch.grid.iter().all(|&size| (1..=limits.groups).contains(&size)), "{what:?}");
+        let held: u64 = launch.grid.iter().map(|&size| u64::from(size)).product();
+        let wanted = if launch.kernel.name == "history" { held } else { parameter(launch, "groups") as u64 };
+        // The kernels leave what is over.
+        assert!(held >= wanted && held - wanted <= wanted / 1000 + 1, "{what:?}: {held} of {wanted}");
+    }
+    launches
+}
+
+fn light(conv: &Convolution, limits: &Limits) -> Result<Vec<Launch>> {
+    let tokens = Tokens::contiguous(conv.channels(), conv.channels());
+    let problem = LightConvProblem::new(*conv);
+    Ok(light_conv::plan(&problem, &tokens, 0, listed(conv.sequences()), limits)?.into_iter().collect())
+}
+
+fn dynamic(problem: &DynamicConvProblem, limits: &Limits) -> Result<Vec<Launch>> {
+    let places = dynamic_conv::DynamicPlaces::contiguous(problem);
+    dynamic_conv::plan(problem, &places, listed(problem.convolution().sequences()), limits)
+}
+
+fn key(problem: &SpanKeyProblem, limits: &Limits) -> Result<Vec<Launch>> {
+    let places = span_key::SpanKeyPlaces::contiguous(problem);
+    let plan = span_key::plan(problem, &places, listed(problem.depthwise().sequences()), limits)?;
+    Ok(plan.into_iter().collect())
+}
+
+fn product(problem: &LinearProblem, limits: &Limits) -> Result<Vec<Launch>> {
+    let (x, y) = (Place::contiguous(problem.inputs()), Place::contiguous(problem.outputs()));
+    let places = linear::Places { x, weight: 0, bias: 0, y };
+    let types = linear::Types { x: problem.dtype(), parameters: problem.parameters(), y: problem.dtype() };
+    Ok(linear::plan(problem, &places, types, limits)?.into_iter().collect())
+}
+
+fn attend(problem: &AttentionProblem, kind: AttentionKind, limits: &Limits) -> Result<Vec<Launch>> {
+    let places = attention::AttentionPlaces::contiguous(problem);
+    let listed = [listed(problem.queries()), listed(problem.keys())];
+    let contents = attention::Contents { listed, longest: problem.keys().longest() };
+    attention::plan(problem, kind, &places, contents, limits)
+}
+
+/// Taps in memory: rows and quads of a chunk fit, each row has an invocation where chunks are measured one after another.
+fn assert_taps_fit(launch: &Launch, rows: usize) {
+    let (quads, width) = (parameter(launch, "quads"), parameter(launch, "width"));
+    assert!(quads > 0 && rows * quads <= MEMORY, "{rows} rows of {quads} quads");
+    assert!(4 * quads >= width || rows <= WORKGROUP, "{rows} rows in chunks");
+}
+
+/// Operands of a product: as many blocks as invocations, and one stage of both fits.
+fn assert_stage_fits(row_quads: usize, rows: usize, columns: usize, workgroup: usize) {
+    assert!(rows > 0 && columns > 0 && rows * columns <= workgroup, "{rows} x {columns} blocks");
+    assert!(DEPTH * (row_quads * rows + 1 + columns + 1) <= MEMORY, "{rows} x {columns} blocks");
+}
+
+#[test]
+fn light_convolutions_fit_the_smallest_device() {
+    for conv in convolutions() {
+        let launches = check(&conv, |limits| light(&conv, limits));
+        assert_eq!(launches.len(), usize::from(conv.sequences().tokens() > 0), "one dispatch");
+        for launch in launches {
+            let (lanes, groups) = (parameter(&launch, "lanes"), parameter(&launch, "time_groups"));
+            assert!(lanes > 0 && groups > 0 && lanes * groups <= WORKGROUP);
+            let lane = if conv.dtype() == DType::F32 || conv.channels() % 2 == 1 { 1 } else { 2 };
+            assert!(parameter(&launch, "columns") * lanes * lane >= conv.channels());
+            // The heads that the channels of a column touch at most.
+            let heads = |column: usize| {
+                let first = column * lanes * lane;
+                let last = (first + lanes * lane).min(conv.channels()) - 1;
+                last / conv.head_channels() - first / conv.head_channels() + 1
+            };
+            (0..parameter(&launch, "columns")).for_each(|column| assert_taps_fit(&launch, heads(column)));
+        }
+    }
+}
+
+#[test]
+fn dynamic_convolutions_fit_the_smallest_device() {
+    let mut kinds = HashSet::new();
+    for conv in convolutions() {
+        let in_range = conv.with_normalize(Normalize::SoftmaxInRange);
+        let mut all = vec![light(&in_range, &Limits::default()).unwrap()];
+        for problem in [DynamicConvProblem::given(conv), DynamicConvProblem::generated(conv)] {
+            let problem = problem.unwrap();
+            let launches = check(&problem, |limits| dynamic(&problem, limits));
+            let expected = match problem.taps() {
+                _ if conv.sequences().tokens() == 0 => 0,
+                Taps::Generated { .. } if dynamic_conv::scratch_len(&problem) > 0 => 2,
+                _ => 1,
+            };
+            assert_eq!(launches.len(), expected, "{problem:?}");
+            kinds.insert(launches.len());
+            all.push(launches);
+        }
+        for launch in all.iter().filter_map(|launches| launches.last()) {
+            let (heads, tokens) =
+                (parameter(launch, "heads"), parameter(launch, "steps") * parameter(launch, "phases"));
+            assert!(tokens % STEPS == 0);
+            assert_taps_fit(launch, heads * tokens);
+            assert!(parameter(launch, "columns") >= conv.heads().div_ceil(heads));
+            // Two channels of one word are in one tile.
+            assert!(
+                conv.channels() % 2 == 1 || heads * conv.head_channels() % 2 == 0 || heads == conv.heads()
+            );
+            let (rows, columns) = (parameter(launch, "row_groups"), parameter(launch, "column_groups"));
+            if rows > 0 {
+                assert_stage_fits(1, rows, columns, WORKGROUP);
+                assert_eq!(4 * rows, tokens);
+            }
+        }
+    }
+    assert_eq!(kinds, HashSet::from([0, 1, 2]), "each path is taken");
+}
+
+#[test]
+fn span_keys_fit_the_smallest_device() {
+    for conv in convolutions() {
+        for outputs in [1, 30, 384] {
+            let (shape, channels) = (conv.sequences(), conv.channels());
+            let problem = SpanKeyProblem::new(shape, channels, outputs, conv.window(), conv.dtype()).unwrap();
+            for launch in check(&problem, |limits| key(&problem, limits)) {
+                let (rows, columns) = (parameter(&launch, "row_groups"), parameter(&launch, "column_groups"));
+                assert_stage_fits(2, rows, columns, WORKGROUP);
+                assert_eq!(8 * rows, parameter(&launch, "steps") * parameter(&launch, "phases"));
+                assert!(parameter(&launch, "columns") * 4 * columns >= outputs);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_fit_the_smallest_device() {
+    for rows in [0, 1, 3, 8, 9, 64, 100, 4096, 1 << 20] {
+        for outputs in [1, 3, 64, 65, 500, 4096] {
+            let problem = LinearProblem::new(rows, 512, outputs, DType::F16).unwrap();
+            for launch in check(&problem, |limits| product(&problem, limits)) {
+                let (row_groups, columns) =
+                    (parameter(&launch, "row_groups"), parameter(&launch, "column_groups"));
+                let quads = launch.kernel.constants.iter().find(|(name, _)| *name == "ROW_QUADS").unwrap().1;
+                assert_stage_fits(quads as usize, row_groups, columns, WORKGROUP);
+                let tile = 4 * quads as usize * row_groups;
+                let across = parameter(&launch, "columns");
+                assert!(across * 4 * columns >= outputs);
+                assert_eq!(parameter(&launch, "groups"), rows.div_ceil(tile) * across);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_fits_the_smallest_device() {
+    for sequences in sequences() {
+        for (heads, d) in [(1, 1), (8, 64), (4, 65), (2, 128), (3, 256), (1, 300)] {
+            let shape = sequences.shape();
+            let problem = AttentionProblem::new(shape, shape, heads, d, DType::BF16).unwrap();
+            let problem = problem.with_mask(Mask::local(Some(usize::MAX), Some(3)));
+            let fused = check(&problem, |limits| attend(&problem, AttentionKind::Fused, limits));
+            assert_eq!(fused.len(), usize::from(shape.tokens() > 0));
+            for launch in &fused {
+                let blocks = launch.kernel.constants.iter().find(|(name, _)| *name == "BLOCKS").unwrap().1;
+                assert!(parameter(launch, "parts") * 64 * blocks as usize >= d);
+                assert_eq!(parameter(launch, "columns"), heads * parameter(launch, "parts"));
+                assert_eq!(parameter(launch, "left"), 1 << 30);
+            }
+            let scores = (shape.tokens() as u64).saturating_mul(shape.longest() as u64) * heads as u64;
+            if scores > u64::from(u32::MAX) {
+                let error = attend(&problem, AttentionKind::Naive, &big());
+                assert!(matches!(error, Err(Error::Limit { what: "scores of", .. })), "{error:?}");
+                continue;
+            }
+            let naive = check(&problem, |limits| attend(&problem, AttentionKind::Naive, limits));
+            assert_eq!(naive.len(), 3 * usize::from(shape.tokens() > 0));
+            for launch in naive.iter().step_by(2) {
+                assert_stage_fits(
+                    1,
+                    parameter(launch, "row_groups"),
+                    parameter(launch, "column_groups"),
+                    WORKGROUP,
+                );
+            }
+        }
+    }
+}
+
+/// Parameters go to the kernel by their order: it must be that of the kernel's structure.
+#[test]
+fn parameters_are_those_of_the_kernel() {
+    let shape = Sequences::batch(8, 512).unwrap().shape();
+    let conv = Convolution::new(shape, 512, 8, Window::causal(31).unwrap(), DType::F16).unwrap();
+    let limits = Limits::default();
+    let given = DynamicConvProblem::given(conv).unwrap();
+    let generated = DynamicConvProblem::generated(conv).unwrap();
+    let span = SpanKeyProblem::new(shape, 512, 64, conv.window(), DType::F16).unwrap();
+    let attention = AttentionProblem::new(shape, shape, 8, 64, DType::F16).unwrap();
+    let history = HistoryProblem::new(conv).unwrap();
+    let places = history::Places { x: Place::contiguous(512), history: 0, next: 0 };
+    let launches = [
+        light(&conv, &limits).unwrap(),
+        dynamic(&given, &limits).unwrap(),
+        dynamic(&generated, &limits).unwrap(),
+        key(&span, &limits).unwrap(),
+        product(&LinearProblem::new(9, 8, 7, DType::F32).unwrap(), &limits).unwrap(),
+        attend(&attention, AttentionKind::Fused, &limits).unwrap(),
+        attend(&attention, AttentionKind::Naive, &limits).unwrap(),
+        history::plan(&history, places, true, &limits).unwrap().into_iter().collect(),
+    ];
+    let mut seen = HashSet::new();
+    for launch in launches.concat() {
+        let names: Vec<String> = launch.parameters.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(names, fields(&module(&launch.kernel)), "{}", launch.kernel.name);
+        seen.insert(launch.kernel.name);
+    }
+    let all: HashSet<_> = kernels().iter().map(|kernel| kernel.name).collect();
+    assert_eq!(seen, all, "every operator's parameters are looked at");
+}
+
+/// The members of the uniform structure at binding 0, structures within it opened up.
+fn fields(module: &naga::Module) -> Vec<String> {
+    fn open(module: &naga::Module, ty: naga::Handle<naga::Type>, names: &mut Vec<String>) {
+        let naga::TypeInner::Struct { members, .. } = &module.types[ty].inner else { return };
+        for member in members {
+            match &module.types[member.ty].inner {
+                naga::TypeInner::Struct { .. } => open(module, member.ty, names),
+                _ => names.push(member.name.clone().unwrap()),
+            }
+        }
+    }
+    let mut names = vec![];
+    let uniform =
+        module.global_variables.iter().find(|(_, variable)| variable.space == naga::AddressSpace::Uniform);
+    open(module, uniform.unwrap().1.ty, &mut names);
+    names
+}
+
+#[test]
+fn a_device_that_allows_less_is_refused() {
+    let shape = Sequences::batch(1, 8).unwrap().shape();
+    let conv = Convolution::new(shape, 8, 2, Window::causal(3).unwrap(), DType::F32).unwrap();
+    let refused = |limits: Limits, what, needed, limit| {
+        let expected = Error::Limit { what, of: "light_conv", needed, limit };
+        assert_eq!(light(&conv, &limits), Err(expected));
+    };
+    let limits = Limits::default();
+    let memory = Limits { workgroup_memory: 8 << 10, ..limits };
+    refused(memory, "bytes of workgroup memory of", 16 << 10, 8 << 10);
+    refused(Limits { invocations: 128, ..limits }, "invocations in a workgroup of", 256, 128);
+    refused(Limits { storage_buffers: 4, ..limits }, "storage buffers of", 6, 4);
+}
+
+/// Every row of every sequence is in one tile, and no tile has rows of two sequences: what `tile_of` and `position_of` of
+/// `shaders/shared/tiles.wgsl` do with the parameters.
+#[test]
+fn tiles_cover_every_row_once() {
+    let some = [
+        Sequences::batch(3, 40).unwrap(),
+        Sequences::padded(37, &[37, 0, 5]).unwrap(),
+        Sequences::packed(&[0, 0, 9, 10, 60, 60, 61, 200]).unwrap(),
+    ];
+    for sequences in some {
+        for (width, dilation) in [(1, 1), (3, 1), (3, 2), (3, 5), (2, 9), (3, 39), (2, 64), (3, 500)] {
+            for outputs in [8, 16, 64] {
+                let shape = sequences.shape();
+                let far = Window::new(width, dilation, 0).unwrap();
+                let conv = Convolution::new(shape, 1, 1, far, DType::F32).unwrap();
+                let tiles = Tiles::new(shape, window(&conv), true, outputs, 2).unwrap();
+                let p =
+                    |name| tiles.parameters().unwrap().iter().find(|(n, _)| *n == name).unwrap().1 as usize;
+                let mut seen = vec![0; shape.tokens()];
+                for group in 0..p("groups") {
+                    let (column, rest) = (group % 2, group / 2);
+                    let (phase, block) = (rest % p("tiles") * p("phases"), rest / p("tiles"));
+                    let (index, start) = if p("time") > 0 {
+                        (block / p("blocks"), block % p("blocks") * p("span"))
+                    } else {
+                        let begin = |i: usize| sequences.as_slice()[i].first / p("span") + i;
+                        let index = (0..shape.sequences()).rfind(|&i| begin(i) <= block).unwrap();
+                        (index, (block - begin(index)) * p("span"))
+                    };
+                    let sequence = sequences.as_slice()[index];
+                    for output in 0..p("phases") * p("steps") {
+                        let (phase, step) = (phase + output / p("steps"), output % p("steps"));
+                        let position = start + phase + step * p("dilation");
+                        if column == 0
+                            && phase < p("dilation")
+                            && position < sequence.length + sequence.padding
+                        {
+                            seen[sequence.first + position] += 1;
+                        }
+                    }
+                }
+                assert!(seen.iter().all(|&times| times == 1), "{shape}, {far:?}, {outputs}: {seen:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What only the wgpu room has: buffers of one's own on a device, recorded calls, limits, devices that fail, pipelines.
+
+mod default_limits;
+mod failure;
+mod own_buffers;
+mod prepared;
+mod recording;

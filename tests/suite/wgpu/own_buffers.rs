@@ -1,0 +1,98 @@
+//! Every drawn call on buffers of one's own is within the bounds of the reference: tensors at any element, rows with gaps
+//! that hold NaN, outputs between bits that stay as they were. On a device with the adapter's limits and on one with the
+//! defaults, where bindings begin at fewer places.
+
+use lightspan::Device;
+use lightspan::wgpu::Gpu;
+use proptest::prelude::*;
+
+use crate::dynamic_conv::generator;
+use crate::support::gpu::{Scatter, default_device, gpu_device};
+use crate::support::{ConvCase, config, conv_case, long_conv_case};
+use crate::wgpu::prepared::{self, Prepared, run};
+use crate::{attention, linear};
+
+/// Where tensors lie, and on which device.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    seed: u64,
+    step: usize,
+    default_limits: bool,
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    (any::<u64>(), 1usize..=2, any::<bool>()).prop_map(|(seed, step, default_limits)| Place {
+        seed,
+        step,
+        default_limits,
+    })
+}
+
+/// Mostly short sequences.
+fn case() -> impl Strategy<Value = ConvCase> {
+    prop_oneof![4 => conv_case(), 1 => long_conv_case()]
+}
+
+/// Runs one call and checks it.
+fn check(
+    place: Place,
+    prepare: impl FnOnce(&Gpu, &mut Scatter<'_>) -> Prepared,
+) -> Result<(), TestCaseError> {
+    let Some(device) = (if place.default_limits { default_device() } else { gpu_device() }) else {
+        return Ok(());
+    };
+    let gpu = device.gpu().unwrap();
+    let prepared = prepare(gpu, &mut Scatter::new(gpu, place.seed, place.step));
+    run(gpu, [&prepared]);
+    prepared.check()
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn light_conv(case in case(), place in place()) {
+        check(place, |gpu, scatter| prepared::light_conv(gpu, &case, scatter))?;
+    }
+
+    #[test]
+    fn dynamic_conv(case in case(), generator in generator(), place in place()) {
+        check(place, |gpu, scatter| prepared::dynamic_conv(gpu, &case, generator, scatter))?;
+    }
+
+    #[test]
+    fn span_key(case in case(), outputs in 1usize..20, wide in any::<bool>(), place in place()) {
+        check(place, |gpu, scatter| prepared::span_key(gpu, &case, outputs, wide, scatter))?;
+    }
+
+    #[test]
+    fn span_conv(case in case(), channels in 1usize..20, place in place()) {
+        check(place, |gpu, scatter| prepared::span_conv(gpu, &case, channels, scatter))?;
+    }
+
+    #[test]
+    fn linear_layer(problem in linear::problem(), seed in any::<u64>(), place in place()) {
+        check(place, |gpu, scatter| prepared::linear(gpu, &linear::Call::draw(problem, seed), scatter))?;
+    }
+
+    #[test]
+    fn attention_of_both_kinds(case in attention::case(80), place in place()) {
+        for kind in attention::KINDS {
+            check(place, |gpu, scatter| prepared::attention(gpu, &case, kind, scatter))?;
+        }
+    }
+
+    #[test]
+    fn history(case in case().prop_filter("causal", |case| case.window.is_causal()), place in place()) {
+        check(place, |gpu, scatter| prepared::history(gpu, &case, scatter))?;
+    }
+}
+
+/// A device keeps the limits that it was made with: those of the tests here are the defaults indeed.
+#[test]
+fn the_default_device_has_the_default_limits() {
+    let Some(device) = default_device() else { return };
+    assert_eq!(*device.gpu().unwrap().limits(), lightspan::wgpu::Limits::default());
+    assert_ne!(Some(&device), gpu_device().as_ref());
+    assert_ne!(device, Device::cpu());
+}
