@@ -60,9 +60,9 @@ fn main() -> lightspan::Result<()> {
 
 /// What `LIGHTSPAN_BENCH_DEVICE` says: a backend, or the name of an adapter of wgpu; the CPU by default.
 fn device() -> lightspan::Result<Device> {
-    match std::env::var("LIGHTSPAN_BENCH_DEVICE") {
-        Err(_) => Ok(Device::cpu()),
-        Ok(name) => name.parse::<Backend>().map_or_else(|_| named(&name), Device::open),
+    match std::env::var("LIGHTSPAN_BENCH_DEVICE").unwrap_or_default().as_str() {
+        "" => Ok(Device::cpu()),
+        name => name.parse::<Backend>().map_or_else(|_| named(name), Device::open),
     }
 }
 
