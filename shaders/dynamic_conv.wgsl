@@ -110,13 +110,19 @@ fn query_at(element: u32) -> f32 {
     return element_in(query[word_of(element, Q)], element, Q);
 }
 
-// Numbers k and k + 1 of the query of a token of the tile.
-fn row_pair(output: u32, k: u32) -> vec2<f32> {
-    let row = row_of(output);
-    if row.y == 0u || k >= params.query_channels {
+// Where the queries of four tokens of the tile begin: they are of one phase, so a dilation apart.
+fn row_quad(quad: u32) -> vec4<u32> {
+    let position = position_of(params.tiles, tile, 4u * quad);
+    let positions = vec4<u32>(position) + vec4<u32>(0u, 1u, 2u, 3u) * params.tiles.dilation;
+    let elements = (vec4<u32>(tile.sequence.first) + positions) * params.query_stride + params.query_offset;
+    return select(vec4<u32>(NOWHERE), elements, positions < vec4<u32>(tile.sequence.length));
+}
+
+fn row_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.query_channels {
         return vec2<f32>(0.0);
     }
-    let element = row.x * params.query_stride + params.query_offset + k;
+    let element = begin + k;
     if PAIRED == 1u && Q != F32 {
         return pair_in(query[element >> 1u], Q);
     }
@@ -130,15 +136,21 @@ fn weight_at(element: u32) -> f32 {
     return element_in(source[word_of(element, S)], element, S);
 }
 
-// Numbers k and k + 1 of the row of W for a column of the tile: quads of taps, head after head.
-fn column_pair(column: u32, k: u32) -> vec2<f32> {
-    let head = first_head + column / (4u * params.quads);
-    let tap = column % (4u * params.quads);
-    if head >= params.all_heads || tap >= params.conv.width || k >= params.query_channels {
+// Where the rows of W begin for four columns of the tile: they are taps of one head, head after head.
+fn column_quad(quad: u32) -> vec4<u32> {
+    let head = first_head + quad / params.quads;
+    let taps = vec4<u32>(quad % params.quads * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let rows = head * params.conv.width + taps;
+    let elements = rows * params.query_channels + params.source_offset;
+    let there = taps < vec4<u32>(select(0u, params.conv.width, head < params.all_heads));
+    return select(vec4<u32>(NOWHERE), elements, there);
+}
+
+fn column_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.query_channels {
         return vec2<f32>(0.0);
     }
-    let row = head * params.conv.width + tap;
-    let element = row * params.query_channels + params.source_offset + k;
+    let element = begin + k;
     if PAIRED == 1u && S != F32 {
         return pair_in(source[element >> 1u], S);
     }

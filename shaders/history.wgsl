@@ -30,7 +30,7 @@ struct Params {
 // A word, or the half of it that is the number.
 fn bits_of(word: u32, number: u32) -> u32 {
     if HALVES == 1u {
-        return word >> ((number & 1u) * 16u) & 0xffffu;
+        return (word >> ((number & 1u) * 16u)) & 0xffffu;
     }
     return word;
 }

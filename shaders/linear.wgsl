@@ -38,11 +38,16 @@ fn x_at(element: u32) -> f32 {
     return element_in(x[word_of(element, X)], element, X);
 }
 
-fn row_pair(row: u32, k: u32) -> vec2<f32> {
-    if first_row + row >= params.rows || k >= params.inputs {
+fn row_quad(quad: u32) -> vec4<u32> {
+    let rows = vec4<u32>(first_row + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<u32>(NOWHERE), rows * params.x_stride + params.x_offset, rows < vec4<u32>(params.rows));
+}
+
+fn row_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.inputs {
         return vec2<f32>(0.0);
     }
-    let element = (first_row + row) * params.x_stride + params.x_offset + k;
+    let element = begin + k;
     if PAIRED == 1u && X != F32 {
         return pair_in(x[element >> 1u], X);
     }
@@ -56,11 +61,17 @@ fn weight_at(element: u32) -> f32 {
     return element_in(weight[word_of(element, P)], element, P);
 }
 
-fn column_pair(column: u32, k: u32) -> vec2<f32> {
-    if first_column + column >= params.outputs || k >= params.inputs {
+fn column_quad(quad: u32) -> vec4<u32> {
+    let columns = vec4<u32>(first_column + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    let elements = columns * params.inputs + params.weight_offset;
+    return select(vec4<u32>(NOWHERE), elements, columns < vec4<u32>(params.outputs));
+}
+
+fn column_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.inputs {
         return vec2<f32>(0.0);
     }
-    let element = (first_column + column) * params.inputs + params.weight_offset + k;
+    let element = begin + k;
     if PAIRED == 1u && P != F32 {
         return pair_in(weight[element >> 1u], P);
     }

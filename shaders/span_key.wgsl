@@ -71,11 +71,17 @@ fn pointwise_at(element: u32) -> f32 {
     return element_in(pointwise[word_of(element, P)], element, P);
 }
 
-fn column_pair(column: u32, k: u32) -> vec2<f32> {
-    if first_column + column >= params.outputs || k >= params.conv.channels {
+fn column_quad(quad: u32) -> vec4<u32> {
+    let columns = vec4<u32>(first_column + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    let elements = columns * params.conv.channels + params.pointwise_offset;
+    return select(vec4<u32>(NOWHERE), elements, columns < vec4<u32>(params.outputs));
+}
+
+fn column_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.conv.channels {
         return vec2<f32>(0.0);
     }
-    let element = (first_column + column) * params.conv.channels + params.pointwise_offset + k;
+    let element = begin + k;
     if PAIRED == 1u && P != F32 {
         return pair_in(pointwise[element >> 1u], P);
     }

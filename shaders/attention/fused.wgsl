@@ -15,8 +15,8 @@ const KEY_GROUPS = KEYS / 4u;
 const WEIGHTS = DEPTH * (ROW_GROUPS + 1u + KEY_GROUPS + 1u);
 const WEIGHT_STEP = ROW_GROUPS + 1u;
 // Quads of a block of channels, two for each column group, and from one staged key to the next.
-const VALUE_QUADS = 2u * KEY_GROUPS;
-const VALUE_STEP = VALUE_QUADS + 1u;
+const BLOCK_QUADS = VALUE_QUADS * KEY_GROUPS;
+const VALUE_STEP = BLOCK_QUADS + 1u;
 
 @group(0) @binding(6) var<storage, read> values: array<u32>;
 
@@ -78,7 +78,7 @@ fn main(
     // Row and column group of this invocation, in scores and in sums.
     let row_group = me / KEY_GROUPS;
     let column_group = me % KEY_GROUPS;
-    let first_channel = work.part * (4u * VALUE_QUADS * BLOCKS);
+    let first_channel = work.part * (4u * BLOCK_QUADS * BLOCKS);
     let seen = seen_by_tile(work, QUERIES);
     var running = Running(vec4<f32>(LOWEST), vec4<f32>(0.0));
     // Block b of channels: quads column_group and column_group + KEY_GROUPS, in slots 8 b and 8 b + 4.
@@ -88,14 +88,21 @@ fn main(
         var scores: Sums;
         multiply(me, score_blocks, attention.head_channels, &scores);
         // From rows of queries to rows of keys.
+        let interior = all_see(work, QUERIES, first, first + KEYS);
+        var ranges: array<vec2<u32>, 4>;
+        if !interior {
+            for (var r = 0u; r < 4u; r++) {
+                ranges[r] = seen_by(work, row_group * 4u + r);
+            }
+        }
         for (var c = 0u; c < 4u; c++) {
             let key = first + column_group * 4u + c;
             var column = vec4<f32>(scores[0][c], scores[1][c], scores[2][c], scores[3][c]) * attention.scale;
-            for (var r = 0u; r < 4u; r++) {
-                let range = seen_by(work, row_group * 4u + r);
-                if key < range.x || key >= range.y {
-                    column[r] = LOWEST;
-                }
+            if !interior {
+                let begins = vec4<u32>(ranges[0].x, ranges[1].x, ranges[2].x, ranges[3].x);
+                let ends = vec4<u32>(ranges[0].y, ranges[1].y, ranges[2].y, ranges[3].y);
+                let sees = (vec4<u32>(key) >= begins) & (vec4<u32>(key) < ends);
+                column = select(vec4<f32>(LOWEST), column, sees);
             }
             memory[WEIGHTS + (column_group * 4u + c) * WEIGHT_STEP + row_group] = column;
         }
@@ -113,10 +120,10 @@ fn main(
             let weights_at = WEIGHTS + k * WEIGHT_STEP + row_group;
             for (var b = 0u; b < BLOCKS; b++) {
                 workgroupBarrier();
-                stage_values(me, 0u, VALUE_STEP, VALUE_QUADS, first + k, first_channel + 4u * VALUE_QUADS * b);
+                stage_values(me, 0u, VALUE_STEP, BLOCK_QUADS, first + k, first_channel + 4u * BLOCK_QUADS * b);
                 workgroupBarrier();
-                add_weighted(weights_at, WEIGHT_STEP, column_group, VALUE_STEP, guarded, 8u * b, &sums);
-                add_weighted(weights_at, WEIGHT_STEP, column_group + KEY_GROUPS, VALUE_STEP, guarded, 8u * b + 4u, &sums);
+                let operands = Operands(weights_at, WEIGHT_STEP, column_group, VALUE_STEP, KEY_GROUPS);
+                add_weighted(operands, guarded, 8u * b, &sums);
             }
         }
     }
@@ -128,7 +135,7 @@ fn main(
     workgroupBarrier();
     let totals = memory[row_group];
     for (var i = 0u; i < WEIGHTED; i += 4u) {
-        let channel = first_channel + i / 8u * 4u * VALUE_QUADS + (column_group + i / 4u % 2u * KEY_GROUPS) * 4u;
+        let channel = first_channel + i / 8u * 4u * BLOCK_QUADS + (column_group + i / 4u % 2u * KEY_GROUPS) * 4u;
         for (var r = 0u; r < 4u; r++) {
             let position = work.tile.start + row_group * 4u + r;
             if position < work.tile.sequence.room && channel < attention.head_channels {

@@ -20,6 +20,8 @@ fn largest_in_row(me: u32, number: f32) -> f32 {
 
 // Their sum.
 fn total_in_row(me: u32, number: f32) -> f32 {
+    // Scores that others have read by now are going to be overwritten.
+    storageBarrier();
     workgroupBarrier();
     shared_numbers[me] = number;
     workgroupBarrier();

@@ -4,21 +4,26 @@
 @group(0) @binding(4) var<storage, read> weights: array<u32>;
 @group(0) @binding(5) var<storage, read> values: array<u32>;
 
-fn weight_at(row: u32, key: u32) -> f32 {
+fn weight_at(element: u32, key: u32) -> f32 {
     if key >= params.attention.score_stride {
         return 0.0;
     }
-    return bitcast<f32>(weights[params.attention.queries_offset + row * params.attention.score_stride + key]);
+    return bitcast<f32>(weights[element]);
+}
+
+fn row_quad(quad: u32) -> vec4<u32> {
+    let positions = vec4<u32>(here.tile.start + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    let rows = vec4<u32>(here.head * params.attention.score_rows + here.tile.sequence.first) + positions;
+    let elements = rows * params.attention.score_stride + params.attention.queries_offset;
+    return select(vec4<u32>(NOWHERE), elements, positions < vec4<u32>(here.tile.sequence.length));
 }
 
 // Weights of keys k and k + 1.
-fn row_pair(row: u32, k: u32) -> vec2<f32> {
-    let position = here.tile.start + row;
-    if position >= here.tile.sequence.length {
+fn row_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE {
         return vec2<f32>(0.0);
     }
-    let at = here.head * params.attention.score_rows + here.tile.sequence.first + position;
-    return vec2<f32>(weight_at(at, k), weight_at(at, k + 1u));
+    return vec2<f32>(weight_at(begin + k, k), weight_at(begin + k + 1u, k + 1u));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -46,8 +51,9 @@ fn main(
         workgroupBarrier();
         if works {
             let values_at = columns_begin(blocks) + me % blocks.columns;
-            let guarded = !all_see(work, rows, key, key + DEPTH);
-            add_weighted(me / blocks.columns, row_stride(blocks), values_at, column_stride(blocks), guarded, 0u, &sums);
+            let operands =
+                Operands(me / blocks.columns, row_stride(blocks), values_at, column_stride(blocks), 0u);
+            add_weighted(operands, !all_see(work, rows, key, key + DEPTH), 0u, &sums);
         }
     }
     if !works {

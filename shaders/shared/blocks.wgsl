@@ -2,6 +2,9 @@
 // row quad q at memory[k * (quads + 1) + q], likewise for columns behind the rows. The odd stride keeps the invocations
 // that fill it off one another's banks.
 
+// The element where a row or column begins that there is not.
+const NOWHERE = 0xffffffffu;
+
 struct Blocks {
     // Row groups, of ROW_QUADS quads.
     rows: u32,

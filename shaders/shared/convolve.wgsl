@@ -1,7 +1,7 @@
 // Taps times tokens: the sum over a window, for STEPS outputs of one invocation.
 //
 // The tokens of a quad of taps slide through registers: each is loaded once and meets all the taps that want it.
-// The operator says which taps with `taps_of`.
+// The operator says which taps with `taps_of`, and whether they differ from step to step (PER_STEP).
 
 // The STEPS outputs of an invocation, one dilation apart.
 alias Outputs = array<Channels, STEPS>;
@@ -96,21 +96,35 @@ fn accumulate(
         }
         let taps_left = conv.width - 4u * (first_quad + quad);
         let last = position + i32(STEPS + 2u) * dilation;
-        if position >= 0 && last < length && taps_left >= 4u {
+        var taps: Taps;
+        if PER_STEP == 0u {
+            taps = taps_of(place, quad, 0u);
+        }
+        if position >= 0 && last < length {
             for (var n = 0u; n < STEPS; n++) {
-                let taps = taps_of(place, quad, n);
-                var sum = (*outputs)[n];
-                sum = fma(channels_of(taps.first.x, taps.second.x), tokens[n], sum);
-                sum = fma(channels_of(taps.first.y, taps.second.y), tokens[n + 1u], sum);
-                sum = fma(channels_of(taps.first.z, taps.second.z), tokens[n + 2u], sum);
-                sum = fma(channels_of(taps.first.w, taps.second.w), tokens[n + 3u], sum);
+                if PER_STEP == 1u {
+                    taps = taps_of(place, quad, n);
+                }
+                var sum = fma(channels_of(taps.first.x, taps.second.x), tokens[n], (*outputs)[n]);
+                // The last quad may have fewer taps, and a token under one that there is not may be anything.
+                if taps_left > 1u {
+                    sum = fma(channels_of(taps.first.y, taps.second.y), tokens[n + 1u], sum);
+                }
+                if taps_left > 2u {
+                    sum = fma(channels_of(taps.first.z, taps.second.z), tokens[n + 2u], sum);
+                }
+                if taps_left > 3u {
+                    sum = fma(channels_of(taps.first.w, taps.second.w), tokens[n + 3u], sum);
+                }
                 (*outputs)[n] = sum;
             }
         } else {
             // What is out of range is left out by selection, of tap and token both: either may be infinite, and neither may
             // be multiplied by zero.
             for (var n = 0u; n < STEPS; n++) {
-                let taps = taps_of(place, quad, n);
+                if PER_STEP == 1u {
+                    taps = taps_of(place, quad, n);
+                }
                 for (var j = 0u; j < 4u; j++) {
                     let at = position + i32(n + j) * dilation;
                     let used = at >= -past && at < length && j < taps_left;

@@ -5,14 +5,18 @@
 
 var<private> first_key: u32;
 
-fn row_pair(row: u32, k: u32) -> vec2<f32> {
-    let position = here.tile.start + row;
-    if position >= here.tile.sequence.length || k >= params.attention.head_channels {
+fn row_quad(quad: u32) -> vec4<u32> {
+    let positions = vec4<u32>(here.tile.start + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    let offset = params.attention.queries_offset + here.head * params.attention.head_channels;
+    let elements = (vec4<u32>(here.tile.sequence.first) + positions) * params.attention.queries_stride + offset;
+    return select(vec4<u32>(NOWHERE), elements, positions < vec4<u32>(here.tile.sequence.length));
+}
+
+fn row_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.attention.head_channels {
         return vec2<f32>(0.0);
     }
-    let column = here.head * params.attention.head_channels + k;
-    let at = (here.tile.sequence.first + position) * params.attention.queries_stride;
-    let element = at + params.attention.queries_offset + column;
+    let element = begin + k;
     if PAIRED == 1u {
         return pair_in(queries[element >> 1u], X);
     }
@@ -23,13 +27,18 @@ fn row_pair(row: u32, k: u32) -> vec2<f32> {
     return vec2<f32>(number, 0.0);
 }
 
-fn column_pair(column: u32, k: u32) -> vec2<f32> {
-    let key = first_key + column;
-    if key >= here.keys.length || k >= params.attention.head_channels {
+fn column_quad(quad: u32) -> vec4<u32> {
+    let positions = vec4<u32>(first_key + 4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    let offset = params.attention.keys_offset + here.head * params.attention.head_channels;
+    let elements = (vec4<u32>(here.keys.first) + positions) * params.attention.keys_stride + offset;
+    return select(vec4<u32>(NOWHERE), elements, positions < vec4<u32>(here.keys.length));
+}
+
+fn column_pair(begin: u32, k: u32) -> vec2<f32> {
+    if begin == NOWHERE || k >= params.attention.head_channels {
         return vec2<f32>(0.0);
     }
-    let at = (here.keys.first + key) * params.attention.keys_stride;
-    let element = at + params.attention.keys_offset + here.head * params.attention.head_channels + k;
+    let element = begin + k;
     if PAIRED == 1u {
         return pair_in(all_keys[element >> 1u], X);
     }

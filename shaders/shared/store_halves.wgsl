@@ -16,6 +16,11 @@ fn store_one(element: u32, value: f32) {
 }
 
 fn store_pair(element: u32, values: vec2<f32>) {
-    store_one(element, values.x);
-    store_one(element + 1u, values.y);
+    if (element & 1u) == 0u {
+        // Both halves of one word: no neighbour has a part in it.
+        atomicStore(&y[element >> 1u], word_from_pair(values, Y));
+    } else {
+        store_one(element, values.x);
+        store_one(element + 1u, values.y);
+    }
 }

@@ -66,13 +66,18 @@ fn weigh(chunk: Chunk, share: Share, softmax: Softmax) {
     }
 }
 
+// Where the invocations of a row end. The last of the workgroup may have no row, and be fewer than share one.
+fn end_of(me: u32, share: Share) -> u32 {
+    return min(me - share.share + share.among, WORKGROUP);
+}
+
 // The largest of the numbers of a row's invocations. All invocations of the workgroup must come here.
 fn largest_told(me: u32, share: Share, number: f32) -> f32 {
     told[me] = number;
     workgroupBarrier();
     var largest = number;
-    for (var i = 0u; i < share.among; i++) {
-        largest = max(largest, told[me - share.share + i]);
+    for (var i = me - share.share; i < end_of(me, share); i++) {
+        largest = max(largest, told[i]);
     }
     workgroupBarrier();
     return largest;
@@ -83,8 +88,8 @@ fn total_told(me: u32, share: Share, number: f32) -> f32 {
     told[me] = number;
     workgroupBarrier();
     var total = 0.0;
-    for (var i = 0u; i < share.among; i++) {
-        total += told[me - share.share + i];
+    for (var i = me - share.share; i < end_of(me, share); i++) {
+        total += told[i];
     }
     workgroupBarrier();
     return total;

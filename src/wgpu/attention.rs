@@ -162,7 +162,11 @@ pub(crate) fn plan(
     if problem.queries().tokens() == 0 {
         return Ok(vec![]);
     }
-    within("keys of a sequence of", "the call", problem.keys().longest() as u64, FAR as u64)?;
+    for (what, shape) in
+        [("queries of a sequence of", problem.queries()), ("keys of a sequence of", problem.keys())]
+    {
+        within(what, "the call", shape.longest() as u64, FAR as u64 - 1)?;
+    }
     // A tile of queries is that of a convolution of one tap.
     let tiles = |outputs, columns| {
         Tiles::new(problem.queries(), Window::causal(1)?, contents.listed[0], outputs, columns)
@@ -200,7 +204,8 @@ pub(crate) fn plan(
         Ok::<_, crate::Error>(all)
     };
     let lies = |place: Place| (place.offset, place.stride);
-    let paired = d.is_multiple_of(2) && q.whole_words() && k.whole_words();
+    let scores_paired = d.is_multiple_of(2) && q.whole_words() && k.whole_words();
+    let values_paired = d.is_multiple_of(2) && v.whole_words();
     let whole_words = d.is_multiple_of(2) && y.whole_words();
     match kind {
         AttentionKind::Fused => {
@@ -208,7 +213,7 @@ pub(crate) fn plan(
             let parts = d.div_ceil(blocks * CHANNELS);
             let tiles = tiles(QUERIES, heads * parts)?;
             let none = Blocks { row_quads: 1, rows: 0, columns: 0 };
-            let kernel = fused_kernel(problem.dtype(), paired, whole_words, blocks);
+            let kernel = fused_kernel(problem.dtype(), scores_paired && values_paired, whole_words, blocks);
             Ok(vec![Launch::new(
                 kernel,
                 tiles.groups(),
@@ -227,7 +232,7 @@ pub(crate) fn plan(
             let scores = {
                 let (blocks, parts, tiles) = product(longest)?;
                 let all = all(&tiles, lies(q), (0, 0), parts, blocks)?;
-                Launch::new(scores_kernel(problem.dtype(), paired), tiles.groups(), all, limits)?
+                Launch::new(scores_kernel(problem.dtype(), scores_paired), tiles.groups(), all, limits)?
             };
             let softmax = {
                 let tiles = tiles(STEPS, heads)?;
@@ -237,7 +242,12 @@ pub(crate) fn plan(
             let values = {
                 let (blocks, parts, tiles) = product(d)?;
                 let all = all(&tiles, (0, 0), lies(y), parts, blocks)?;
-                Launch::new(values_kernel(problem.dtype(), whole_words), tiles.groups(), all, limits)?
+                Launch::new(
+                    values_kernel(problem.dtype(), values_paired, whole_words),
+                    tiles.groups(),
+                    all,
+                    limits,
+                )?
             };
             Ok(vec![scores, softmax, values])
         }
@@ -287,7 +297,7 @@ const SCORES: [File; 7] = [
 fn fused_kernel(dtype: DType, paired: bool, whole_words: bool, blocks: usize) -> Kernel {
     let files =
         [&[store(dtype, whole_words), File::StageValues][..], &SCORES, &[File::AttentionFused]].concat();
-    let more = [("BLOCKS", blocks as u32), ("WEIGHTED", 8 * blocks as u32)];
+    let more = [("BLOCKS", blocks as u32), ("WEIGHTED", 8 * blocks as u32), ("VALUE_QUADS", 2)];
     Kernel { workgroup: 128, ..kernel("attention", &files, dtype, dtype, paired, &more, 5) }
 }
 
@@ -301,10 +311,10 @@ fn softmax_kernel() -> Kernel {
     kernel("attention", &files, DType::F32, DType::F32, false, &[], 2)
 }
 
-fn values_kernel(dtype: DType, whole_words: bool) -> Kernel {
+fn values_kernel(dtype: DType, paired: bool, whole_words: bool) -> Kernel {
     let product = [File::StoreQuad, File::Memory, File::Blocks, File::StageRows, File::StageValues];
     let files = [&[store(dtype, whole_words)][..], &product, &[File::AttentionNaiveValues]].concat();
-    kernel("attention", &files, dtype, dtype, false, &[("WEIGHTED", 4)], 4)
+    kernel("attention", &files, dtype, dtype, paired, &[("WEIGHTED", 4), ("VALUE_QUADS", 1)], 4)
 }
 
 /// Every kernel that a plan can ask for.
@@ -317,7 +327,7 @@ pub(crate) fn kernels() -> Vec<Kernel> {
             let kernels = [
                 fused_kernel(dtype, paired, whole_words, blocks),
                 scores_kernel(dtype, paired),
-                values_kernel(dtype, whole_words),
+                values_kernel(dtype, paired, whole_words),
             ];
             for kernel in kernels {
                 if !all.contains(&kernel) {

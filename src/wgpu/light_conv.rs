@@ -136,6 +136,7 @@ fn kernel(dtype: DType, parameters: DType, lane: Lane) -> Kernel {
             ("Y", code(dtype)),
             ("P", code(parameters)),
             ("SPLIT", lane.split()),
+            ("PER_STEP", 0),
         ],
         inputs: 5,
     }

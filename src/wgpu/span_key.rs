@@ -169,6 +169,7 @@ fn kernel(dtype: DType, parameters: DType, output: DType, paired: bool, whole_wo
             ("X", code(dtype)),
             ("P", code(parameters)),
             ("Y", code(output)),
+            ("PER_STEP", 0),
             ("PAIRED", u32::from(paired)),
             ("ROW_QUADS", ROW_QUADS as u32),
             ("COLUMN_QUADS", 1),

@@ -248,6 +248,7 @@ fn kernel(types: Types) -> Kernel {
             ("GENERATED", u32::from(query.is_some())),
             ("PAIRED", u32::from(paired)),
             ("SPLIT", lane.split()),
+            ("PER_STEP", 1),
             ("ROW_QUADS", 1),
             ("COLUMN_QUADS", 1),
         ],

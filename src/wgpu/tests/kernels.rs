@@ -66,11 +66,62 @@ fn every_kernel_is_valid_on_every_device() {
     }
 }
 
+/// WGSL wants parentheses where a shift or a bitwise operator meets any other: naga does not mind, browsers do.
+#[test]
+fn operators_are_in_parentheses() {
+    for kernel in kernels() {
+        for line in kernel.source().lines() {
+            let code = line.split("//").next().unwrap_or("");
+            assert!(!mixes(code), "{}: {line}", kernel.name);
+        }
+    }
+    for mixed in ["a >> b & c", "x = a << b + c", "f(a & b == c)", "a && b || c", "(a | b ^ c)"] {
+        assert!(mixes(mixed), "{mixed}");
+    }
+    for clear in [
+        "(a >> b) & c",
+        "a & b, c + d",
+        "vec2<f32>(a & b)",
+        "if a && (b || c) {",
+        "-> vec4<u32> {",
+        "a >= b && c",
+    ] {
+        assert!(!mixes(clear), "{clear}");
+    }
+}
+
+/// Whether operators that WGSL gives no precedence meet without parentheses.
+fn mixes(code: &str) -> bool {
+    // A letter for each operator of two characters, once names and numbers are gone: shifts, and, or, comparisons.
+    let marked = [(">>", "S"), ("<<", "S"), ("&&", "A"), ("||", "O"), ("->", ";")];
+    let compared = [(">=", "C"), ("<=", "C"), ("==", "C"), ("!=", "C")];
+    let is_name = |c: char| c.is_alphanumeric() || "_.".contains(c);
+    let bare: String = code.chars().map(|c| if is_name(c) { ' ' } else { c }).collect();
+    let mut rest = marked.iter().chain(&compared).fold(bare, |code, (from, to)| code.replace(from, to));
+    while let Some(close) = rest.find([')', ']']) {
+        let open = rest[..close].rfind(['(', '[']).map_or(0, |open| open + 1);
+        if level_mixes(&rest[open..close]) {
+            return true;
+        }
+        rest.replace_range(open.saturating_sub(1)..=close, " ");
+    }
+    level_mixes(&rest)
+}
+
+/// The same where no parentheses are left.
+fn level_mixes(code: &str) -> bool {
+    code.split([',', ';', '{', '}', ':', '=', '(', '[']).any(|part| {
+        let has = |operators: &str| part.contains(|c| operators.contains(c));
+        let bits = ["&", "|", "^"].into_iter().filter(|&bit| has(bit)).count();
+        has("S") && (bits > 0 || has("+-*/%")) || bits > 0 && has("+*/%C") || bits > 1 || has("A") && has("O")
+    })
+}
+
 /// A kernel per combination of types: nothing that a width, a length or a number of heads could add to.
 #[test]
 fn no_size_is_part_of_a_kernel() {
-    let names = ["X", "Y", "P", "S", "Q", "SPLIT", "PAIRED", "GENERATED", "HALVES"];
-    let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED"];
+    let names = ["X", "Y", "P", "S", "Q", "SPLIT", "PAIRED", "GENERATED", "HALVES", "PER_STEP"];
+    let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED", "VALUE_QUADS"];
     for kernel in kernels() {
         for (name, value) in &kernel.constants {
             assert!(
