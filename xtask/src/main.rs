@@ -189,11 +189,15 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 /// A command of cargo as it would be typed, with the variables that are set for it.
 fn line(command: &Command) -> String {
-    let variables = command.get_envs().filter_map(|(name, value)| {
-        Some(format!("{}={} ", name.to_string_lossy(), value?.to_string_lossy()))
-    });
-    let args: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
-    format!("{}cargo {}", variables.collect::<String>(), args.join(" "))
+    let quoted = |word: &OsStr| match word.to_string_lossy() {
+        word if word.contains(char::is_whitespace) => format!("'{word}'"),
+        word => word.into_owned(),
+    };
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quoted(value?))));
+    let words = variables.chain(["cargo".to_owned()]).chain(command.get_args().map(quoted));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The root of the workspace.
