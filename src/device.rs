@@ -136,6 +136,20 @@ impl Device {
     }
 }
 
+/// What a future gives, waited for where that can be done: not in a browser.
+pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    #[cfg(all(feature = "wgpu", not(target_arch = "wasm32")))]
+    return pollster::block_on(future);
+    #[cfg(not(all(feature = "wgpu", not(target_arch = "wasm32"))))]
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(result) => result,
+        std::task::Poll::Pending => Err(Error::Unavailable {
+            backend: Backend::Wgpu.name(),
+            reason: "a browser does not wait for its device: use the async form of the call".to_owned(),
+        }),
+    }
+}
+
 /// Devices by wgpu. (Where a constructor waits for the driver, its twin for browsers does not.)
 #[cfg(feature = "wgpu")]
 impl Device {
@@ -146,10 +160,10 @@ impl Device {
     ///
     /// [`Error::Unavailable`] where there is none; the message lists what there is.
     pub fn wgpu() -> Result<Self> {
-        pollster::block_on(Device::wgpu_async())
+        wait(Device::wgpu_async())
     }
 
-    /// [`Device::wgpu`], without waiting.
+    /// [`Device::wgpu`] for browsers, which do not wait.
     ///
     /// # Errors
     ///
@@ -164,10 +178,10 @@ impl Device {
     ///
     /// [`Error::Unavailable`] where there is none; the message lists what there is.
     pub fn wgpu_named(name: &str) -> Result<Self> {
-        pollster::block_on(Device::wgpu_named_async(name))
+        wait(Device::wgpu_named_async(name))
     }
 
-    /// [`Device::wgpu_named`], without waiting.
+    /// [`Device::wgpu_named`] for browsers, which do not wait.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::cpu::{self, Buffer, Elements, ElementsMut};
-use crate::device::Room;
+use crate::device::{Room, wait};
 #[cfg(feature = "wgpu")]
 use crate::wgpu::Gpu;
 use crate::{DType, Device, Element, Error, Result};
@@ -102,10 +102,11 @@ impl Tensor {
     ///
     /// [`Error::DType`] where they are of another, [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
-        now(self.to_vec_async())
+        wait(self.to_vec_async())
     }
 
-    /// [`Tensor::to_vec`], without waiting for the device: in a browser there is no other way.
+    /// [`Tensor::to_vec`] as a future, which a browser needs: it does not wait. (Elsewhere the future waits when it is
+    /// polled.)
     ///
     /// # Errors
     ///
@@ -131,10 +132,11 @@ impl Tensor {
     ///
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        now(self.to_f32_async())
+        wait(self.to_f32_async())
     }
 
-    /// [`Tensor::to_f32`], without waiting for the device: in a browser there is no other way.
+    /// [`Tensor::to_f32`] as a future, which a browser needs: it does not wait. (Elsewhere the future waits when it is
+    /// polled.)
     ///
     /// # Errors
     ///
@@ -228,17 +230,6 @@ impl Tensor {
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor {:?} of {} on {}", self.shape, self.dtype, self.device)
-    }
-}
-
-/// What a future gives once it is done. Nothing is waited for on the CPU.
-fn now<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    #[cfg(feature = "wgpu")]
-    return pollster::block_on(future);
-    #[cfg(not(feature = "wgpu"))]
-    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(result) => result,
-        std::task::Poll::Pending => unreachable!("the CPU's numbers are there at once"),
     }
 }
 

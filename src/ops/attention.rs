@@ -87,6 +87,8 @@ fn describe(
     let shape = keys.shape().tensor(channels);
     check::operand("k", k, q, q.dtype(), &shape)?;
     check::operand("v", v, q, q.dtype(), &shape)?;
+    #[cfg(feature = "wgpu")]
+    check::planned(q, |gpu| wgpu::Attention::new(gpu, problem, options.kind))?;
     Ok((problem, queries, keys))
 }
 

@@ -1,5 +1,7 @@
 //! What every operator checks of its tensors.
 
+#[cfg(feature = "wgpu")]
+use crate::wgpu::Gpu;
 use crate::{DType, Dims, Error, Result, Sequences, Tensor};
 
 /// An error unless `tensor` is on the device of `call`, of type `dtype`, and of shape `shape`.
@@ -79,4 +81,10 @@ pub(crate) fn tokens(
             Ok((channels, sequences.clone()))
         }
     }
+}
+
+/// An error where the device of `call` cannot do what is planned for it: found before anything is allocated.
+#[cfg(feature = "wgpu")]
+pub(crate) fn planned<T>(call: &Tensor, plan: impl FnOnce(&Gpu) -> Result<T>) -> Result<()> {
+    call.device().gpu().map_or(Ok(()), |gpu| plan(gpu).map(drop))
 }

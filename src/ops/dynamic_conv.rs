@@ -134,6 +134,8 @@ fn describe(
     let dtype = conv.parameters();
     check::operand("weight", weight, x, dtype, &[problem.logits(), query_channels])?;
     check::optional("weight_bias", options.weight_bias, x, dtype, &[problem.logits()])?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -152,7 +154,10 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
     let (conv, sequences) = convolution(x, heads, window, ("logits", logits), options)?;
     expected.extend([heads, window.width()]);
     check::operand("logits", logits, x, conv.parameters(), &expected)?;
-    Ok((DynamicConvProblem::given(conv)?, sequences))
+    let problem = DynamicConvProblem::given(conv)?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    Ok((problem, sequences))
 }
 
 /// Where the taps come from.

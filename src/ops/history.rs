@@ -51,6 +51,8 @@ fn describe(x: &Tensor, history: &Tensor, window: Window, sequences: Option<&Seq
     let conv = Convolution::new(sequences.shape(), channels, 1, window, x.dtype())?;
     let problem = HistoryProblem::new(conv)?;
     check::operand("history", history, x, x.dtype(), &problem.convolution().history_shape())?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::History::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 

@@ -74,6 +74,8 @@ fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'
     let (conv, sequences) = convolution(x, heads, window, ("weight", weight), options)?;
     let problem = LightConvProblem::new(conv);
     check::operand("weight", weight, x, conv.parameters(), &problem.weight_shape())?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::LightConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 

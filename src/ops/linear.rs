@@ -64,6 +64,8 @@ fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<
         .with_parameters(weight.dtype())?;
     check::operand("weight", weight, x, problem.parameters(), &[outputs, inputs])?;
     check::optional("bias", options.bias, x, problem.parameters(), &[outputs])?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::Linear::new(gpu, problem))?;
     Ok(problem)
 }
 

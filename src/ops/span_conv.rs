@@ -124,6 +124,8 @@ fn describe(
         check::operand("history", history.x, x, x.dtype(), &shape)?;
         check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
     }
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::SpanConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 

@@ -86,6 +86,8 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
     check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
     check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
+    #[cfg(feature = "wgpu")]
+    check::planned(x, |gpu| wgpu::SpanKey::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 

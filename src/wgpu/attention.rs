@@ -43,6 +43,11 @@ impl Attention {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: AttentionProblem, kind: AttentionKind) -> Result<Self> {
+        let (channels, dtype) = (problem.channels(), problem.dtype());
+        gpu.limits().check_tensors(&[
+            ("q", &[problem.queries().tokens(), channels], dtype),
+            ("k", &[problem.keys().tokens(), channels], dtype),
+        ])?;
         let places = AttentionPlaces::contiguous(&problem);
         let contents = Contents {
             listed: [listed(problem.queries()), listed(problem.keys())],

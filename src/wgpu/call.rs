@@ -71,8 +71,9 @@ impl<'a> Bound<'a> {
         BindingResource::Buffer(BufferBinding { buffer, offset, size: NonZero::new(size) })
     }
 
-    /// The same as rows without a gap.
-    pub(crate) fn strided(mut self, channels: usize) -> Self {
+    /// The same as rows of a tensor, without a gap.
+    pub(crate) fn as_rows(mut self, name: &'static str, channels: usize) -> Self {
+        self.name = name;
         self.place.stride = channels;
         self
     }
@@ -201,6 +202,9 @@ impl<'a> Binder<'a> {
 #[derive(Clone, Debug)]
 pub struct Call {
     dispatches: Vec<Dispatch>,
+    /// Buffers that the launches write, and read, by the names of their tensors.
+    written: Vec<(&'static str, Buffer)>,
+    read: Vec<(&'static str, Buffer)>,
 }
 
 #[derive(Clone, Debug)]
@@ -213,7 +217,7 @@ struct Dispatch {
 impl Call {
     /// A call that does nothing yet.
     pub(crate) fn empty() -> Self {
-        Call { dispatches: vec![] }
+        Call { dispatches: vec![], written: vec![], read: vec![] }
     }
 
     /// Adds a launch that writes `output` and reads `inputs`.
@@ -224,9 +228,7 @@ impl Call {
         output: Bound<'_>,
         inputs: &[Bound<'_>],
     ) -> Result<()> {
-        if let Some(input) = inputs.iter().find(|input| input.buffer == output.buffer) {
-            return Err(Error::SharedBuffer { output: output.name, input: input.name });
-        }
+        self.remember(gpu, output, inputs)?;
         let pipeline = gpu.pipeline(&launch.kernel)?;
         let mut words: Vec<u32> = launch.parameters.iter().map(|&(_, value)| value).collect();
         words.resize(words.len().next_multiple_of(4), 0);
@@ -242,6 +244,21 @@ impl Call {
         };
         let group = gpu.scoped(launch.kernel.name, 0, || gpu.device().create_bind_group(&descriptor))?;
         self.dispatches.push(Dispatch { pipeline, group, grid: launch.grid });
+        Ok(())
+    }
+
+    /// An error where a buffer that one launch writes is read by any as something else, in whatever order: a call has read
+    /// nothing that it has written, but its own scratch.
+    fn remember(&mut self, gpu: &Gpu, output: Bound<'_>, inputs: &[Bound<'_>]) -> Result<()> {
+        let named = |bound: &Bound<'_>| (bound.name, bound.buffer.clone());
+        self.written.push(named(&output));
+        self.read.extend(inputs.iter().filter(|input| input.buffer != gpu.nothing()).map(named));
+        for (output, written) in &self.written {
+            let others = self.read.iter().chain(&self.written).filter(|(name, _)| name != output);
+            if let Some((input, _)) = others.into_iter().find(|(_, buffer)| buffer == written) {
+                return Err(Error::SharedBuffer { output, input });
+            }
+        }
         Ok(())
     }
 
@@ -293,6 +310,9 @@ impl<'a> Binder<'a> {
         y: (Rows<'a>, DType, usize),
     ) -> Result<Convolved<'a>> {
         sequences.check(conv.sequences())?;
+        if sequences.continues() && !conv.has_history() {
+            return Err(Error::Missing { tensor: names[1] });
+        }
         let (dtype, tokens) = (conv.dtype(), conv.sequences().tokens());
         let x = self.rows(names[0], x, dtype, tokens, conv.channels())?;
         let len = conv.history_shape().iter().product();

@@ -64,9 +64,19 @@ impl DynamicConv {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: DynamicConvProblem) -> Result<Self> {
+        let (conv, logits) = (problem.convolution(), problem.logits());
+        let tokens = conv.sequences().tokens();
+        gpu.limits().check_convolution(conv, ["x", "history", "y"])?;
+        match problem.taps() {
+            Taps::Given => gpu.limits().check_tensors(&[("logits", &[tokens, logits], conv.parameters())])?,
+            Taps::Generated { query_channels, query, .. } => gpu.limits().check_tensors(&[
+                ("weight", &[logits, query_channels], conv.parameters()),
+                ("query", &[tokens, query_channels], query.unwrap_or(conv.dtype())),
+            ])?,
+        }
         let places = DynamicPlaces::contiguous(&problem);
         gpu.limits().check_binding("scratch", 4 * scratch_len(&problem))?;
-        for launch in plan(&problem, &places, listed(problem.convolution().sequences()), gpu.limits())? {
+        for launch in plan(&problem, &places, listed(conv.sequences()), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;
         }
         Ok(DynamicConv { gpu: gpu.clone(), problem })

@@ -13,10 +13,10 @@ use crate::{Error, Result};
 
 /// An error, or none, that the device tells of later.
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) type Late = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+pub(crate) type Told = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// An error, or none, that the device tells of later.
 #[cfg(target_arch = "wasm32")]
-pub(crate) type Late = Pin<Box<dyn Future<Output = Result<()>>>>;
+pub(crate) type Told = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// What `call` returns, or the first error that it made on the device. Native devices tell at once; what a browser tells
 /// later comes beside the value.
@@ -25,25 +25,69 @@ pub(crate) fn scoped<T>(
     what: &'static str,
     bytes: u64,
     call: impl FnOnce() -> T,
-) -> Result<(T, Vec<Late>)> {
+) -> Result<(T, Vec<Told>)> {
     let validation = device.push_error_scope(ErrorFilter::Validation);
     let internal = device.push_error_scope(ErrorFilter::Internal);
     let memory = device.push_error_scope(ErrorFilter::OutOfMemory);
     let value = call();
     let (memory, internal, validation) = (memory.pop(), internal.pop(), validation.pop());
-    let scopes: [Late; 3] = [
+    let scopes: [Told; 3] = [
         Box::pin(async move { told(what, bytes, memory.await) }),
         Box::pin(async move { told(what, bytes, internal.await) }),
         Box::pin(async move { told(what, bytes, validation.await) }),
     ];
     let mut late = vec![];
     for mut scope in scopes {
-        match scope.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        match now(&mut scope) {
             Poll::Ready(error) => error?,
             Poll::Pending => late.push(scope),
         }
     }
     Ok((value, late))
+}
+
+/// What is told of a scope by now.
+fn now(scope: &mut Told) -> Poll<Result<()>> {
+    scope.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// The scopes of which nothing is told yet, and the first error that was.
+#[derive(Default)]
+pub(crate) struct Late {
+    scopes: Vec<Told>,
+    first: Option<Error>,
+}
+
+impl Late {
+    /// Adds scopes, and lets go of those that are told by now, so that they do not add up.
+    pub(crate) fn add(&mut self, scopes: Vec<Told>) {
+        let first = &mut self.first;
+        self.scopes.retain_mut(|scope| match now(scope) {
+            Poll::Pending => true,
+            Poll::Ready(told) => {
+                if let Err(error) = told {
+                    first.get_or_insert(error);
+                }
+                false
+            }
+        });
+        self.scopes.extend(scopes);
+    }
+
+    /// The first error, once all is told.
+    pub(crate) async fn settle(self) -> Result<()> {
+        let mut all = self.first.map_or(Ok(()), Err);
+        for scope in self.scopes {
+            all = all.and(scope.await);
+        }
+        all
+    }
+}
+
+impl From<Vec<Told>> for Late {
+    fn from(scopes: Vec<Told>) -> Self {
+        Late { scopes, first: None }
+    }
 }
 
 /// An error where the device is lost.
@@ -73,10 +117,5 @@ fn told(what: &'static str, bytes: u64, error: Option<::wgpu::Error>) -> Result<
 
 /// The error for what the driver says it will not do.
 pub(crate) fn refused(what: &'static str, error: &dyn std::error::Error) -> Error {
-    let reason = error.to_string();
-    // A destroyed device refuses everything, with this word in all its messages.
-    if reason.contains("destroyed") || reason.to_lowercase().contains("lost") {
-        return Error::DeviceLost { reason };
-    }
-    Error::Driver { what, reason }
+    Error::Driver { what, reason: error.to_string() }
 }

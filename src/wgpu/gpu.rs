@@ -24,7 +24,7 @@ struct Inner {
     /// Why a device that we opened is lost, if it is. Nothing is registered on a device that is the user's.
     lost: Arc<OnceLock<String>>,
     /// Errors that the device will tell of later: in a browser.
-    late: Mutex<Vec<Late>>,
+    late: Mutex<Late>,
     pipelines: Mutex<HashMap<Kernel, Slot>>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Mutex<Vec<(Weak<[Sequence]>, DeviceSequences)>>,
@@ -48,16 +48,17 @@ impl Gpu {
         let size = 256;
         let descriptor =
             BufferDescriptor { label: None, size, usage: BufferUsages::STORAGE, mapped_at_creation: false };
-        let (nothing, late) =
-            scoped(&device, "the first buffer", size, || device.create_buffer(&descriptor))?;
+        let made = scoped(&device, "the first buffer", size, || device.create_buffer(&descriptor));
+        // That the device is lost comes before what it could not do.
         present(&device)?;
+        let (nothing, late) = made?;
         Ok(Gpu(Arc::new(Inner {
             name: device.adapter_info().name,
             device,
             queue,
             limits,
             lost: Arc::default(),
-            late: Mutex::new(late),
+            late: Mutex::new(Late::from(late)),
             pipelines: Mutex::default(),
             sequences: Mutex::default(),
             scratch: Default::default(),
@@ -117,6 +118,7 @@ impl Gpu {
         if bytes == 0 {
             return Ok(None);
         }
+        self.0.limits.check_binding("scratch", bytes)?;
         let mut scratch = lock(&self.0.scratch[which]);
         match &*scratch {
             Some(buffer) if buffer.size() >= bytes => Ok(Some(buffer.clone())),
@@ -200,22 +202,25 @@ impl Gpu {
     /// What `call` returns, or the error that it made on the device.
     pub(crate) fn scoped<T>(&self, what: &'static str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
         self.alive()?;
-        let made = scoped(&self.0.device, what, bytes, call);
-        // A lost device says so, rather than what it could not do.
-        self.alive()?;
-        let (value, late) = made?;
-        lock(&self.0.late).extend(late);
-        Ok(value)
+        match scoped(&self.0.device, what, bytes, call) {
+            Ok((value, late)) => {
+                self.alive()?;
+                lock(&self.0.late).add(late);
+                Ok(value)
+            }
+            Err(error) => Err(self.lost_or(error)),
+        }
+    }
+
+    /// The error that the device is lost, if it is, rather than what it could not do for that reason.
+    pub(crate) fn lost_or(&self, error: Error) -> Error {
+        self.present().err().filter(|lost| matches!(lost, Error::DeviceLost { .. })).unwrap_or(error)
     }
 
     /// The first of the errors that are told late, once all are told.
     pub(crate) async fn settle(&self) -> Result<()> {
         let late = std::mem::take(&mut *lock(&self.0.late));
-        let mut all = Ok(());
-        for late in late {
-            all = all.and(late.await);
-        }
-        all
+        late.settle().await
     }
 }
 

@@ -36,6 +36,7 @@ impl History {
     /// driver.
     pub fn new(gpu: &Gpu, problem: HistoryProblem) -> Result<Self> {
         let conv = problem.convolution();
+        gpu.limits().check_convolution(conv, ["x", "history", "x"])?;
         let places = Places { x: Place::contiguous(conv.channels()), history: 0, next: 0 };
         if let Some(launch) = plan(&problem, places, listed(conv.sequences()), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;

@@ -41,6 +41,8 @@ impl LightConv {
     /// driver.
     pub fn new(gpu: &Gpu, problem: LightConvProblem) -> Result<Self> {
         let conv = problem.convolution();
+        gpu.limits().check_convolution(conv, ["x", "history", "y"])?;
+        gpu.limits().check_tensors(&[("weight", &problem.weight_shape(), conv.parameters())])?;
         let tokens = Tokens::contiguous(conv.channels(), conv.channels());
         if let Some(launch) = plan(&problem, &tokens, 0, listed(conv.sequences()), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;

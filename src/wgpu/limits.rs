@@ -1,4 +1,5 @@
-use crate::{Error, Result};
+use crate::problem::Convolution;
+use crate::{DType, Error, Result};
 
 /// What a device allows, as far as plans depend on it.
 ///
@@ -49,12 +50,30 @@ impl Limits {
         within("bytes of", tensor, bytes, self.binding.min(self.buffer))
     }
 
+    /// An error where one of these tensors, each with its name, sizes and type, is more than a binding may hold.
+    pub(crate) fn check_tensors(&self, tensors: &[(&'static str, &[usize], DType)]) -> Result<()> {
+        for &(name, sizes, dtype) in tensors {
+            let bytes = |bytes: u64, &size: &usize| bytes.saturating_mul(size as u64);
+            self.check_binding(name, sizes.iter().fold(dtype.size() as u64, bytes))?;
+        }
+        Ok(())
+    }
+
+    /// The same for the tensors of a convolution: x, history and y.
+    pub(crate) fn check_convolution(&self, conv: &Convolution, names: [&'static str; 3]) -> Result<()> {
+        let tokens = [conv.sequences().tokens(), conv.channels()];
+        let history = if conv.has_history() { conv.history_shape() } else { [0; 3] };
+        let [x, past, y] = names;
+        let dtype = conv.dtype();
+        self.check_tensors(&[(x, &tokens, dtype), (past, &history, dtype), (y, &tokens, dtype)])
+    }
+
     /// A grid of at least `groups` workgroups, as few more as three dimensions allow.
     pub(crate) fn grid(&self, groups: u64) -> Result<[u32; 3]> {
         let side = u64::from(self.groups);
         // Kernels count workgroups in 32 bits.
-        within("workgroups of", "the call", groups, side.pow(3).min(u64::from(u32::MAX)))?;
-        let z = groups.div_ceil(side * side).max(1);
+        within("workgroups of", "the call", groups, side.saturating_pow(3).min(u64::from(u32::MAX)))?;
+        let z = groups.div_ceil(side.saturating_mul(side)).max(1);
         let y = groups.div_ceil(z * side).max(1);
         let x = groups.div_ceil(z * y);
         Ok([x, y, z].map(|size| size as u32))

@@ -35,6 +35,12 @@ impl Linear {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
+        let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
+        gpu.limits().check_tensors(&[
+            ("x", &[rows, inputs], problem.dtype()),
+            ("weight", &[outputs, inputs], problem.parameters()),
+            ("y", &[rows, outputs], problem.dtype()),
+        ])?;
         let (x, y) = (Place::contiguous(problem.inputs()), Place::contiguous(problem.outputs()));
         let places = Places { x, weight: 0, bias: 0, y };
         if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {

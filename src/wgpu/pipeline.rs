@@ -73,7 +73,7 @@ fn module(gpu: &Gpu, kernel: &Kernel) -> ShaderModule {
     }
     // SAFETY: the kernels prove their own bounds. Every index into a binding is offset + row * stride + column, with the
     // row below the rows of a sequence and the column below the tensor's columns: the kernels test both before they load
-    // or store, and `Bindings` checked on the host that the binding holds offset + (rows - 1) * stride + columns elements
+    // or store, and `Binder` checked on the host that the binding holds offset + (rows - 1) * stride + columns elements
     // and that none of these numbers is past 32 bits. Rows of sequences come from `DeviceSequences`, which nobody else
     // writes and which a check on the host holds to the problem's shape. Indices into workgroup memory are below the
     // rows and quads that the plan chose for MEMORY, as a test of all plans asserts. Divisors are sizes that plans and

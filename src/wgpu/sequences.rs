@@ -12,6 +12,8 @@ pub struct DeviceSequences {
     longest: usize,
     /// Whether kernels read the list: the sequences of a whole batch that begins with this call are known without one.
     listed: bool,
+    /// Whether any of them began in an earlier call.
+    continues: bool,
     list: Buffer,
 }
 
@@ -26,8 +28,10 @@ impl DeviceSequences {
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
         let shape = sequences.shape();
         if !listed(shape) && !sequences.continues() || shape.sequences() == 0 {
-            return Ok(DeviceSequences { shape, longest, listed: false, list: gpu.nothing().clone() });
+            let list = gpu.nothing().clone();
+            return Ok(DeviceSequences { shape, longest, listed: false, continues: false, list });
         }
+        gpu.limits().check_binding("the sequences", 16 * shape.sequences() as u64)?;
         let mut words = Vec::with_capacity(4 * shape.sequences());
         for sequence in sequences.as_slice() {
             let room = sequence.length + sequence.padding;
@@ -38,7 +42,8 @@ impl DeviceSequences {
             words.push(sequence.past.min(i32::MAX as usize) as u32);
         }
         let list = gpu.upload("sequences", &words, BufferUsages::STORAGE)?;
-        Ok(DeviceSequences { shape, longest, listed: true, list })
+        let continues = sequences.continues();
+        Ok(DeviceSequences { shape, longest, listed: true, continues, list })
     }
 
     /// The shape of the sequences.
@@ -53,6 +58,10 @@ impl DeviceSequences {
 
     pub(crate) fn listed(&self) -> bool {
         self.listed
+    }
+
+    pub(crate) fn continues(&self) -> bool {
+        self.continues
     }
 
     /// An error unless these are sequences of the shape that a problem was made for.

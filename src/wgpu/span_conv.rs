@@ -102,7 +102,7 @@ impl SpanConv {
         }
         let source = Source {
             source: binder.elements("weight", weight, dtype, logits * channels)?,
-            query: z.strided(channels),
+            query: z.as_rows("z", channels),
             weight_bias: binder.optional("weight_bias", weight_bias, has_bias, dtype, logits)?,
         };
         self.conv.push(&mut call, &bound, bias, source, memory, sequences.listed())?;

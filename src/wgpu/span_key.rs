@@ -45,9 +45,17 @@ impl SpanKey {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: SpanKeyProblem) -> Result<Self> {
+        let (conv, outputs) = (problem.depthwise(), problem.outputs());
+        let (tokens, channels) = (conv.sequences().tokens(), conv.channels());
+        gpu.limits().check_convolution(conv, ["x", "history", "x"])?;
+        gpu.limits().check_tensors(&[
+            ("query", &[tokens, outputs], conv.dtype()),
+            ("z", &[tokens, outputs], problem.output()),
+            ("depthwise", &[channels, conv.window().width()], conv.parameters()),
+            ("pointwise", &[outputs, channels], conv.parameters()),
+        ])?;
         let places = SpanKeyPlaces::contiguous(&problem);
-        if let Some(launch) = plan(&problem, &places, listed(problem.depthwise().sequences()), gpu.limits())?
-        {
+        if let Some(launch) = plan(&problem, &places, listed(conv.sequences()), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;
         }
         Ok(SpanKey { gpu: gpu.clone(), problem })

@@ -90,8 +90,9 @@ impl Gpu {
         // In a browser this does nothing, and the answer comes when it comes.
         self.wait(Some(submission))?;
         self.settle().await?;
-        Arrival::wait(&done).await.map_err(|error| refused("a download", &error))?;
-        let view = copy.get_mapped_range(..).map_err(|error| refused("a download", &error))?;
+        let lost_or_refused = |error: &dyn std::error::Error| self.lost_or(refused("a download", error));
+        Arrival::wait(&done).await.map_err(|error| lost_or_refused(&error))?;
+        let view = copy.get_mapped_range(..).map_err(|error| lost_or_refused(&error))?;
         bytes.copy_from_slice(&view[..bytes.len()]);
         Ok(())
     }
@@ -102,7 +103,7 @@ impl Gpu {
         // wgpu panics where the device is lost while it waits; there is no other way to be told.
         match catch_unwind(AssertUnwindSafe(|| self.device().poll(wait))) {
             Ok(Ok(_)) => self.alive(),
-            Ok(Err(error)) => self.alive().and(Err(refused("to wait", &error))),
+            Ok(Err(error)) => Err(self.lost_or(refused("to wait", &error))),
             Err(_) => {
                 Err(Error::DeviceLost { reason: "the driver gave up while it was waited for".to_owned() })
             }

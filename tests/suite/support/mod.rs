@@ -18,10 +18,12 @@ use proptest::test_runner::Config;
 /// The devices that operators are tested on: all that this build and machine have.
 pub fn devices() -> Vec<Device> {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
-        let mut devices = vec![Device::cpu()];
+        let cpu = vec![Device::cpu()];
         #[cfg(feature = "wgpu")]
-        devices.extend(wgpu());
-        devices
+        let all = cpu.into_iter().chain(wgpu()).collect();
+        #[cfg(not(feature = "wgpu"))]
+        let all = cpu;
+        all
     });
     DEVICES.clone()
 }
