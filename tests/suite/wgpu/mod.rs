@@ -2,6 +2,7 @@
 
 mod default_limits;
 mod failure;
+mod out_of_memory;
 mod own_buffers;
 mod prepared;
 mod recording;
