@@ -9,5 +9,6 @@ mod pipelines;
 mod prepared;
 mod recording;
 mod rounding;
+mod size;
 mod tensors;
 mod threads;
