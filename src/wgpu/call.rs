@@ -293,6 +293,10 @@ impl<'a> Binder<'a> {
         y: (Rows<'a>, DType, usize),
     ) -> Result<Convolved<'a>> {
         sequences.check(conv.sequences())?;
+        // Kernels read the history of every sequence that has one.
+        if sequences.continues() && !conv.has_history() {
+            return Err(Error::Missing { tensor: names[1] });
+        }
         let (dtype, tokens) = (conv.dtype(), conv.sequences().tokens());
         let x = self.rows(names[0], x, dtype, tokens, conv.channels())?;
         let len = conv.history_shape().iter().product();

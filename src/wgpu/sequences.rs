@@ -12,6 +12,8 @@ pub struct DeviceSequences {
     longest: usize,
     /// Whether kernels read the list: the sequences of a whole batch that begins with this call are known without one.
     listed: bool,
+    /// Whether any of them began in an earlier call.
+    continues: bool,
     list: Buffer,
 }
 
@@ -24,9 +26,10 @@ impl DeviceSequences {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn new(gpu: &Gpu, sequences: &Sequences) -> Result<Self> {
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
-        let shape = sequences.shape();
-        if !listed(shape) && !sequences.continues() || shape.sequences() == 0 {
-            return Ok(DeviceSequences { shape, longest, listed: false, list: gpu.nothing().clone() });
+        let (shape, continues) = (sequences.shape(), sequences.continues());
+        if !listed(shape) && !continues || shape.sequences() == 0 {
+            let list = gpu.nothing().clone();
+            return Ok(DeviceSequences { shape, longest, listed: false, continues, list });
         }
         let mut words = Vec::with_capacity(4 * shape.sequences());
         for sequence in sequences.as_slice() {
@@ -38,7 +41,7 @@ impl DeviceSequences {
             words.push(sequence.past.min(i32::MAX as usize) as u32);
         }
         let list = gpu.upload("sequences", &words, BufferUsages::STORAGE)?;
-        Ok(DeviceSequences { shape, longest, listed: true, list })
+        Ok(DeviceSequences { shape, longest, listed: true, continues, list })
     }
 
     /// The shape of the sequences.
@@ -53,6 +56,10 @@ impl DeviceSequences {
 
     pub(crate) fn listed(&self) -> bool {
         self.listed
+    }
+
+    pub(crate) fn continues(&self) -> bool {
+        self.continues
     }
 
     /// An error unless these are sequences of the shape that a problem was made for.
