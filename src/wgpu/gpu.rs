@@ -210,6 +210,11 @@ impl Gpu {
         Ok(uploaded)
     }
 
+    /// Who this is, for what is made on it.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner(Arc::downgrade(&self.0))
+    }
+
     pub(crate) fn nothing(&self) -> &Buffer {
         &self.0.nothing
     }
@@ -326,6 +331,22 @@ impl Gpu {
         let value = scoped(&self.0.device, what, bytes, call);
         self.alive()?;
         value
+    }
+}
+
+/// Whose something is. wgpu's own devices do not tell: those of two instances may count as equal.
+#[derive(Clone)]
+pub(crate) struct Owner(Weak<Inner>);
+
+impl Owner {
+    pub(crate) fn is(&self, gpu: &Gpu) -> bool {
+        self.0.as_ptr() == Arc::as_ptr(&gpu.0)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
     }
 }
 
