@@ -8,6 +8,7 @@ mod own_buffers;
 mod pipelines;
 mod prepared;
 mod recording;
+mod refused;
 mod rounding;
 mod size;
 mod tensors;
