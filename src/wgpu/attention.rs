@@ -86,8 +86,8 @@ impl Attention {
     pub fn bind(&self, args: AttentionArgs<'_>, scratch: Option<&Buffer>) -> Result<Call> {
         let problem = &self.problem;
         let AttentionArgs { queries, keys, q, k, v, y } = args;
-        queries.check(problem.queries())?;
-        keys.check(problem.keys())?;
+        queries.check(&self.gpu, problem.queries())?;
+        keys.check(&self.gpu, problem.keys())?;
         let binder = Binder { gpu: &self.gpu };
         let (dtype, channels) = (problem.dtype(), problem.channels());
         let rows = |name, rows, sequences: SequenceShape| {

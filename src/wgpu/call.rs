@@ -309,7 +309,8 @@ impl<'a> Binder<'a> {
         history: Option<Elements<'a>>,
         y: (Rows<'a>, DType, usize),
     ) -> Result<Convolved<'a>> {
-        sequences.check(conv.sequences())?;
+        sequences.check(self.gpu, conv.sequences())?;
+        // Kernels read the history of every sequence that has one.
         if sequences.continues() && !conv.has_history() {
             return Err(Error::Missing { tensor: names[1] });
         }

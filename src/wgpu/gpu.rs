@@ -164,6 +164,11 @@ impl Gpu {
         Ok(uploaded)
     }
 
+    /// Who this is, for what is made on it.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner(Arc::downgrade(&self.0))
+    }
+
     pub(crate) fn nothing(&self) -> &Buffer {
         &self.0.nothing
     }
@@ -221,6 +226,22 @@ impl Gpu {
     pub(crate) async fn settle(&self) -> Result<()> {
         let late = std::mem::take(&mut *lock(&self.0.late));
         late.settle().await
+    }
+}
+
+/// Whose something is. wgpu's own devices do not tell: those of two instances may count as equal.
+#[derive(Clone)]
+pub(crate) struct Owner(Weak<Inner>);
+
+impl Owner {
+    pub(crate) fn is(&self, gpu: &Gpu) -> bool {
+        self.0.as_ptr() == Arc::as_ptr(&gpu.0)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
     }
 }
 

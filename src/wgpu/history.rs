@@ -58,7 +58,7 @@ impl History {
     pub fn bind(&self, args: HistoryArgs<'_>) -> Result<Call> {
         let conv = self.problem.convolution();
         let HistoryArgs { sequences, x, history, next } = args;
-        sequences.check(conv.sequences())?;
+        sequences.check(&self.gpu, conv.sequences())?;
         let binder = Binder { gpu: &self.gpu };
         let (dtype, tokens) = (conv.dtype(), conv.sequences().tokens());
         let len = conv.history_shape().iter().product();

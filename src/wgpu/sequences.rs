@@ -1,12 +1,13 @@
 use ::wgpu::{Buffer, BufferUsages};
 
-use crate::wgpu::gpu::Gpu;
+use crate::wgpu::gpu::{Gpu, Owner};
 use crate::wgpu::limits::word;
-use crate::{Layout, Result, SequenceShape, Sequences};
+use crate::{Error, Layout, Result, SequenceShape, Sequences};
 
-/// Sequences in a device's memory: uploaded once, used by any number of calls. Cheap to clone.
+/// Sequences in a device's memory: uploaded once, used by any number of calls on the same [`Gpu`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DeviceSequences {
+    owner: Owner,
     shape: SequenceShape,
     /// Tokens of the longest.
     longest: usize,
@@ -26,10 +27,17 @@ impl DeviceSequences {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn new(gpu: &Gpu, sequences: &Sequences) -> Result<Self> {
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
-        let shape = sequences.shape();
-        if !listed(shape) && !sequences.continues() || shape.sequences() == 0 {
+        let (shape, continues) = (sequences.shape(), sequences.continues());
+        if !listed(shape) && !continues || shape.sequences() == 0 {
             let list = gpu.nothing().clone();
-            return Ok(DeviceSequences { shape, longest, listed: false, continues: false, list });
+            return Ok(DeviceSequences {
+                owner: gpu.owner(),
+                shape,
+                longest,
+                listed: false,
+                continues,
+                list,
+            });
         }
         gpu.limits().check_binding("the sequences", 16 * shape.sequences() as u64)?;
         let mut words = Vec::with_capacity(4 * shape.sequences());
@@ -42,8 +50,7 @@ impl DeviceSequences {
             words.push(sequence.past.min(i32::MAX as usize) as u32);
         }
         let list = gpu.upload("sequences", &words, BufferUsages::STORAGE)?;
-        let continues = sequences.continues();
-        Ok(DeviceSequences { shape, longest, listed: true, continues, list })
+        Ok(DeviceSequences { owner: gpu.owner(), shape, longest, listed: true, continues, list })
     }
 
     /// The shape of the sequences.
@@ -64,8 +71,12 @@ impl DeviceSequences {
         self.continues
     }
 
-    /// An error unless these are sequences of the shape that a problem was made for.
-    pub(crate) fn check(&self, expected: SequenceShape) -> Result<()> {
+    /// An error unless these are sequences on the device of a call, of the shape that its problem was made for.
+    pub(crate) fn check(&self, gpu: &Gpu, expected: SequenceShape) -> Result<()> {
+        if !self.owner.is(gpu) {
+            let (expected, got) = (gpu.name().to_owned(), "another device".to_owned());
+            return Err(Error::Device { tensor: "sequences", expected, got });
+        }
         expected.check(self.shape)
     }
 
