@@ -18,10 +18,10 @@ use proptest::test_runner::Config;
 /// The devices that operators are tested on: all that this build and machine have.
 pub fn devices() -> Vec<Device> {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
-        let mut devices = vec![Device::cpu()];
         #[cfg(feature = "wgpu")]
-        devices.extend(wgpu());
-        devices
+        return [Device::cpu()].into_iter().chain(wgpu()).collect();
+        #[cfg(not(feature = "wgpu"))]
+        vec![Device::cpu()]
     });
     DEVICES.clone()
 }
