@@ -72,8 +72,7 @@ impl<'a> Bound<'a> {
     }
 
     /// The same as rows of a tensor, without a gap.
-    pub(crate) fn as_rows(mut self, name: &'static str, channels: usize) -> Self {
-        self.name = name;
+    pub(crate) fn as_rows(mut self, channels: usize) -> Self {
         self.place.stride = channels;
         self
     }
@@ -253,7 +252,7 @@ impl Call {
         let named = |bound: &Bound<'_>| (bound.name, bound.buffer.clone());
         self.written.push(named(&output));
         self.read.extend(inputs.iter().filter(|input| input.buffer != gpu.nothing()).map(named));
-        for (output, written) in &self.written {
+        for (output, written) in self.written.iter().rev() {
             let others = self.read.iter().chain(&self.written).filter(|(name, _)| name != output);
             if let Some((input, _)) = others.into_iter().find(|(_, buffer)| buffer == written) {
                 return Err(Error::SharedBuffer { output, input });

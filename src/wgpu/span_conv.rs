@@ -98,11 +98,11 @@ impl SpanConv {
         if let (Some(buffer), true) = (scratch[0], key_len > 0) {
             let z = Rows::contiguous(buffer);
             let key = SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z };
-            self.key.push(&mut call, key)?;
+            self.key.push(&mut call, "scratch", key)?;
         }
         let source = Source {
             source: binder.elements("weight", weight, dtype, logits * channels)?,
-            query: z.as_rows("z", channels),
+            query: z.as_rows(channels),
             weight_bias: binder.optional("weight_bias", weight_bias, has_bias, dtype, logits)?,
         };
         self.conv.push(&mut call, &bound, bias, source, memory, sequences.listed())?;

@@ -74,19 +74,19 @@ impl SpanKey {
     /// sequences of another shape, an input that is missing or not part of the problem, and errors of the driver.
     pub fn bind(&self, args: SpanKeyArgs<'_>) -> Result<Call> {
         let mut call = Call::empty();
-        self.push(&mut call, args)?;
+        self.push(&mut call, "z", args)?;
         Ok(call)
     }
 
-    /// Adds the launch.
-    pub(crate) fn push(&self, call: &mut Call, args: SpanKeyArgs<'_>) -> Result<()> {
+    /// Adds the launch, whose output is `name` to the caller.
+    pub(crate) fn push(&self, call: &mut Call, name: &'static str, args: SpanKeyArgs<'_>) -> Result<()> {
         let problem = &self.problem;
         let (conv, outputs) = (problem.depthwise(), problem.outputs());
         let SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z } = args;
         let binder = Binder { gpu: &self.gpu };
         let z = (z, problem.output(), outputs);
         let Convolved { inputs: [list, x, history], y: z, tokens } =
-            binder.convolved(["x", "history", "z"], conv, sequences, x, history, z)?;
+            binder.convolved(["x", "history", name], conv, sequences, x, history, z)?;
         let (channels, width, dtype) = (conv.channels(), conv.window().width(), conv.parameters());
         let query = binder.rows("query", query, conv.dtype(), conv.sequences().tokens(), outputs)?;
         let depthwise = binder.elements("depthwise", depthwise, dtype, channels * width)?;

@@ -93,9 +93,9 @@ fn eight_threads_get_what_one_gets() {
     at_once(8, 8);
 }
 
-/// However many threads want a kernel at once, it is compiled once.
+/// However many threads want a kernel at once, the device has one.
 #[test]
-fn a_kernel_is_compiled_once() {
+fn threads_that_want_one_kernel_share_it() {
     let Some(device) = device_with(Limits::default()) else { return };
     let start = Barrier::new(8);
     std::thread::scope(|scope| {
