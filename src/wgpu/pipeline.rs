@@ -75,8 +75,9 @@ fn module(gpu: &Gpu, kernel: &Kernel) -> ShaderModule {
     // row below the rows of a sequence and the column below the tensor's columns: the kernels test both before they load
     // or store, and `Binder` checked on the host that the binding holds offset + (rows - 1) * stride + columns elements
     // and that none of these numbers is past 32 bits. Rows of sequences come from `DeviceSequences`, which nobody else
-    // writes and which a check on the host holds to the problem's shape. Indices into workgroup memory are below the
-    // rows and quads that the plan chose for MEMORY, as a test of all plans asserts. Divisors are sizes that plans and
+    // writes, and which `DeviceSequences::check` holds to the problem's shape; tokens of a history are read only where
+    // there is one, as `Binder::convolved` sees to. Indices into workgroup memory are below the rows and quads that the
+    // plan chose for MEMORY, as a test of all plans asserts, or below the invocations. Divisors are sizes that plans and
     // problems keep above zero, and every loop counts up to a size. The tests run with all checks on.
     unsafe { gpu.device().create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }

@@ -256,7 +256,7 @@ fn span_conv() {
     each([
         (run(false, plain, None), Error::Scratch { expected: 36, got: 0 }),
         (run(false, plain, Some(&less)), Error::Scratch { expected: 36, got: 35 }),
-        (run(false, plain, Some(&b.inputs[0])), shared("z", "x")),
+        (run(false, plain, Some(&b.inputs[0])), shared("scratch", "x")),
         (run(false, plain, Some(&b.output)), shared("y", "scratch")),
         (without(SpanConvArgs { sequences: &b.other, ..plain }), other_sequences()),
         // Both histories are missing: that of the values is looked at first.
