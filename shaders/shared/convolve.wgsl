@@ -119,17 +119,23 @@ fn accumulate(
                 (*outputs)[n] = sum;
             }
         } else {
-            // What is out of range is left out by selection, of tap and token both: either may be infinite, and neither may
-            // be multiplied by zero.
+            // What is out of range is left out by selection: the token is zero, and so has the tap to be, which may be
+            // infinite. What lies under a tap that there is not may be anything, and is passed over.
+            var in_range: array<bool, STEPS + 3u>;
+            for (var i = 0u; i < STEPS + 3u; i++) {
+                let at = position + i32(i) * dilation;
+                in_range[i] = at >= -past && at < length;
+            }
             for (var n = 0u; n < STEPS; n++) {
                 if PER_STEP == 1u {
                     taps = taps_of(place, quad, n);
                 }
                 for (var j = 0u; j < 4u; j++) {
-                    let at = position + i32(n + j) * dilation;
-                    let used = at >= -past && at < length && j < taps_left;
-                    let tap = select(Channels(), channels_of(taps.first[j], taps.second[j]), used);
-                    (*outputs)[n] = fma(tap, select(Channels(), tokens[n + j], used), (*outputs)[n]);
+                    if j < taps_left {
+                        let tap = channels_of(taps.first[j], taps.second[j]);
+                        let used = select(Channels(), tap, in_range[n + j]);
+                        (*outputs)[n] = fma(used, tokens[n + j], (*outputs)[n]);
+                    }
                 }
             }
         }
