@@ -1,5 +1,5 @@
-use ::wgpu::naga;
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::back::{hlsl, msl};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use crate::wgpu::shader::{Kernel, WORKGROUP_BYTES};
 use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
@@ -17,15 +17,20 @@ pub(super) fn kernels() -> Vec<Kernel> {
     .concat()
 }
 
-/// A kernel as naga reads it, validated for what every WebGPU device has (naga counts unpack2x16float as a capability).
+/// A kernel as naga reads it.
 pub(super) fn module(kernel: &Kernel) -> naga::Module {
+    validated(kernel).0
+}
+
+/// The same with what validation found, for what every WebGPU device has (naga counts unpack2x16float as a capability).
+fn validated(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
     let (source, what) = (kernel.source(), format!("{} {:?}", kernel.name, kernel.constants));
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(&source)));
-    Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(&source)));
-    module
+    (module, info)
 }
 
 #[test]
@@ -63,6 +68,25 @@ fn every_kernel_is_valid_on_every_device() {
         let last = variables().filter_map(|variable| variable.binding.as_ref()).map(|at| at.binding).max();
         assert_eq!(last, Some(kernel.inputs + 1), "{what}");
         assert!(kernel.inputs < limits.storage_buffers, "{what}");
+    }
+}
+
+/// What wgpu hands to the compilers of Metal and DX12 can be written for every kernel.
+#[test]
+fn every_kernel_can_be_written_for_metal_and_dx12() {
+    for kernel in kernels() {
+        let (module, info) = validated(&kernel);
+        let what = format!("{} {:?}", kernel.name, kernel.constants);
+        let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+        let (metal, _) = msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(metal.contains("kernel void"), "{what}");
+        let (mut text, options, pipeline) =
+            (String::new(), hlsl::Options::default(), hlsl::PipelineOptions { entry_point: None });
+        hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(text.contains("numthreads"), "{what}");
     }
 }
 

@@ -1,7 +1,5 @@
 use std::collections::HashSet;
 
-use ::wgpu::naga;
-
 use crate::problem::{
     AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
     LinearProblem, Mask, SpanKeyProblem, Taps,
