@@ -71,6 +71,16 @@ fn every_kernel_is_valid_on_every_device() {
     }
 }
 
+/// For `shaders/tint.mjs`: writes every kernel as a file into the folder that `LIGHTSPAN_WRITE_KERNELS` names.
+#[test]
+fn kernels_are_written_where_asked() {
+    let Ok(folder) = std::env::var("LIGHTSPAN_WRITE_KERNELS") else { return };
+    std::fs::create_dir_all(&folder).unwrap();
+    for (i, kernel) in kernels().iter().enumerate() {
+        std::fs::write(format!("{folder}/{}_{i}.wgsl", kernel.name), kernel.source()).unwrap();
+    }
+}
+
 /// What wgpu hands to the compilers of Metal and DX12 can be written for every kernel.
 #[test]
 fn every_kernel_can_be_written_for_metal_and_dx12() {
