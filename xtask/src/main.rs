@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask ...`.
 
+mod ptx;
 mod vulkan;
 
 use std::env;
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
 
   test [--skip wgpu]    set up what the tests need, and run all of them (or all but those of wgpu)
   check                 what must hold besides the tests: format, lints with every set of features, documentation
+  ptx [--check]         compile the CUDA kernels into kernels/ptx (or compare with what is there, and assemble it)
 ";
 
 /// The features of the crate, each of which must build alone.
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         ["test"] => test_all(),
         ["test", "--skip", "wgpu"] => test_without_wgpu(),
         ["check"] => check(),
+        ["ptx"] => ptx::write(&root()),
+        ["ptx", "--check"] => ptx::check(&root()),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

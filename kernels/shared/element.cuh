@@ -1,0 +1,39 @@
+// Numbers as they lie in memory, and as they are computed with: in f32. Reading is exact, and writing rounds once, to
+// nearest, ties to even.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+using f32 = float;
+using f16 = __half;
+using bf16 = __nv_bfloat16;
+
+__device__ inline float number(f32 value) { return value; }
+__device__ inline float number(f16 value) { return __half2float(value); }
+__device__ inline float number(bf16 value) { return __bfloat162float(value); }
+
+// The numbers of two neighbouring channels, the lower first: what a thread of a convolution works on.
+template <class Element>
+struct Pair;
+
+template <>
+struct Pair<f32> {
+    using Word = float2;
+    static __device__ float2 numbers(Word word) { return word; }
+    static __device__ Word rounded(float2 numbers) { return numbers; }
+};
+
+template <>
+struct Pair<f16> {
+    using Word = __half2;
+    static __device__ float2 numbers(Word word) { return __half22float2(word); }
+    static __device__ Word rounded(float2 numbers) { return __float22half2_rn(numbers); }
+};
+
+template <>
+struct Pair<bf16> {
+    using Word = __nv_bfloat162;
+    static __device__ float2 numbers(Word word) { return __bfloat1622float2(word); }
+    static __device__ Word rounded(float2 numbers) { return __float22bfloat162_rn(numbers); }
+};

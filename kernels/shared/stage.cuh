@@ -1,0 +1,130 @@
+// Tokens from memory into the block's own memory, and outputs back.
+//
+// A row of the block's memory is `pitch` bytes, the numbers of a token's channels in this tile. It is copied by units of
+// 16 bytes, or of the most that all rows are aligned to: the plan says which. The number of channels is then a multiple
+// of the unit too.
+#pragma once
+
+#include "copy.cuh"
+#include "tiles.cuh"
+
+struct Window {
+    // Taps K.
+    unsigned width;
+    // Tokens from one tap to the next, r.
+    unsigned dilation;
+    // Tokens before the output that the first tap reads, P.
+    unsigned left;
+    // Rows of a sequence in the history, (K - 1) r.
+    unsigned reach;
+};
+
+// Where tokens lie.
+template <class X>
+struct Tokens {
+    const X* x;
+    unsigned long long x_stride;
+    // Rows of `channels`.
+    const X* history;
+    X* y;
+    unsigned long long y_stride;
+    unsigned channels;
+    // The first of the tile.
+    unsigned first_channel;
+};
+
+// How they lie in the block's memory.
+struct Rows {
+    unsigned char* memory;
+    // Bytes of a row.
+    unsigned pitch;
+    // From the first row of a phase to that of the next.
+    unsigned of_phase;
+};
+
+// The tokens that `taps` taps of the tile's outputs read, from tap `first_tap` on. Those that there are not are left as
+// they were; channels past the last are zero.
+template <class Unit, class X>
+__device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles, const Tile& tile,
+                         const Window& window, int past, unsigned first_tap, unsigned taps) {
+    const unsigned units = rows.pitch / unsigned(sizeof(Unit));
+    const unsigned unit = threadIdx.x % units;
+    const unsigned at_once = blockDim.x / units;
+    if (threadIdx.x / units >= at_once) {
+        return;
+    }
+    const unsigned channel = tokens.first_channel + unit * unsigned(sizeof(Unit) / sizeof(X));
+    const unsigned of_phase = tiles.steps + taps - 1;
+#pragma unroll 1
+    for (unsigned row = threadIdx.x / units; row < tiles.phases * of_phase; row += at_once) {
+        const unsigned phase = tiles.phases == 1 ? 0 : row / of_phase;
+        const unsigned step = row - phase * of_phase;
+        const int position = tile.start + int(phase + (step + first_tap) * tiles.dilation) - int(window.left);
+        if (tile.phase + phase >= tiles.dilation || position < -past || position >= tile.sequence.length) {
+            continue;
+        }
+        unsigned char* row_to = rows.memory + (phase * rows.of_phase + step) * rows.pitch;
+        Unit* to = reinterpret_cast<Unit*>(row_to) + unit;
+        if (channel >= tokens.channels) {
+            *to = Unit();
+            continue;
+        }
+        const X* from;
+        if (position >= 0) {
+            from = tokens.x + (tile.sequence.first + unsigned(position)) * tokens.x_stride;
+        } else {
+            const unsigned long long row_from = (tile.index + 1ull) * window.reach - unsigned(-position);
+            from = tokens.history + row_from * tokens.channels;
+        }
+        copy(to, reinterpret_cast<const Unit*>(from + channel));
+    }
+}
+
+template <class X>
+__device__ void stage(unsigned unit_bytes, const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles,
+                      const Tile& tile, const Window& window, int past, unsigned first_tap, unsigned taps) {
+    if (unit_bytes == 16) {
+        stage_by<uint4>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+    } else if (unit_bytes == 8) {
+        stage_by<uint2>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+    } else if (unit_bytes == 4) {
+        stage_by<unsigned>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+    } else if constexpr (sizeof(X) == 2) {
+        stage_by<unsigned short>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+    }
+}
+
+// The outputs that are rows of the sequence. Output (phase, step) is in row `step` of its phase.
+template <class Unit, class X>
+__device__ void store_by(const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles, const Tile& tile) {
+    const unsigned units = rows.pitch / unsigned(sizeof(Unit));
+    const unsigned unit = threadIdx.x % units;
+    const unsigned at_once = blockDim.x / units;
+    const unsigned channel = tokens.first_channel + unit * unsigned(sizeof(Unit) / sizeof(X));
+    if (threadIdx.x / units >= at_once || channel >= tokens.channels) {
+        return;
+    }
+#pragma unroll 1
+    for (unsigned number = threadIdx.x / units; number < tiles.phases * tiles.steps; number += at_once) {
+        const Output output = output_at(tiles, tile, number);
+        if (output.exists && output.position < tile.sequence.room) {
+            const unsigned char* row = rows.memory + (output.phase * rows.of_phase + output.step) * rows.pitch;
+            X* to = tokens.y + (tile.sequence.first + unsigned(output.position)) * tokens.y_stride + channel;
+            *reinterpret_cast<Unit*>(to) = reinterpret_cast<const Unit*>(row)[unit];
+        }
+    }
+}
+
+template <class X>
+__device__ void store(unsigned unit_bytes, const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles,
+                      const Tile& tile) {
+    if (unit_bytes == 16) {
+        store_by<uint4>(tokens, rows, tiles, tile);
+    } else if (unit_bytes == 8) {
+        store_by<uint2>(tokens, rows, tiles, tile);
+    } else if (unit_bytes == 4) {
+        store_by<unsigned>(tokens, rows, tiles, tile);
+    } else if constexpr (sizeof(X) == 2) {
+        store_by<unsigned short>(tokens, rows, tiles, tile);
+    }
+}
