@@ -1,0 +1,273 @@
+//! An entry, decoded: what the machine runs.
+
+use crate::arith::convert::Conversion;
+use crate::arith::{WarpFn, WarpTest};
+use crate::fault::Space;
+use crate::profile::Class;
+use crate::types::Type;
+
+/// Where the shared and local memory of a block and a thread begin in their own spaces: not at zero, so that a null
+/// pointer is out of bounds.
+pub(crate) const OWN_BASE: u64 = 0x400;
+/// Where they begin in the generic space.
+pub(crate) const SHARED_WINDOW: u64 = 1 << 40;
+pub(crate) const LOCAL_WINDOW: u64 = 2 << 40;
+pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+
+/// Index of a register of a warp. Constants and special registers are registers too, filled in advance.
+pub(crate) type Reg = u32;
+pub(crate) type Pred = u32;
+
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub name: String,
+    pub instructions: Vec<Instruction>,
+    pub registers: usize,
+    pub predicates: usize,
+    pub filled: Vec<(Reg, Filled)>,
+    pub params: Vec<Param>,
+    pub param_bytes: u64,
+    /// Static shared memory, up to where the dynamic one begins.
+    pub shared_bytes: u64,
+    pub local_bytes: u64,
+    pub max_threads: Option<[u32; 3]>,
+    pub required_threads: Option<[u32; 3]>,
+    /// Whether a global atomic may make the order of blocks matter.
+    pub ordered: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Param {
+    pub name: String,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// What a register holds from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Filled {
+    Constant(u64),
+    Tid(usize),
+    Ntid(usize),
+    Ctaid(usize),
+    Nctaid(usize),
+    Laneid,
+    Warpid,
+    LanemaskEq,
+    LanemaskLt,
+    LanemaskLe,
+    LanemaskGt,
+    LanemaskGe,
+    /// `%dynamic_smem_size`
+    DynamicShared,
+}
+
+#[derive(Debug)]
+pub(crate) struct Instruction {
+    pub line: u32,
+    /// The predicate, and whether it is negated.
+    pub guard: Option<(Pred, bool)>,
+    pub class: Class,
+    pub op: Op,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address {
+    pub base: Reg,
+    pub offset: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logic {
+    And,
+    Or,
+    Xor,
+}
+
+impl Logic {
+    pub(crate) fn apply(self, a: u32, b: u32) -> u32 {
+        match self {
+            Self::And => a & b,
+            Self::Or => a | b,
+            Self::Xor => a ^ b,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shuffle {
+    Up,
+    Down,
+    Butterfly,
+    Index,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vote {
+    All,
+    Any,
+    Uniform,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Atomic {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    CompareAndSwap,
+    Increment,
+    Decrement,
+}
+
+/// A predicate as a source, and whether it is negated.
+pub(crate) type PredSource = (Pred, bool);
+
+#[derive(Debug)]
+pub(crate) enum Op {
+    Map {
+        run: WarpFn,
+        to: Reg,
+        from: [Reg; 4],
+    },
+    Convert {
+        how: Conversion,
+        to: Reg,
+        from: Reg,
+    },
+    /// `cvt.rn.f16x2.f32 d, a, b`: a above b.
+    ConvertPair {
+        how: Conversion,
+        to: Reg,
+        from: [Reg; 2],
+    },
+    Test {
+        run: WarpTest,
+        to: Pred,
+        opposite: Option<Pred>,
+        from: [Reg; 2],
+        with: Option<(Logic, PredSource)>,
+    },
+    Select {
+        to: Reg,
+        from: [Reg; 2],
+        by: PredSource,
+    },
+    MovePredicate {
+        to: Pred,
+        from: PredSource,
+    },
+    PredicateConstant {
+        to: Pred,
+        value: bool,
+    },
+    PredicateLogic {
+        logic: Logic,
+        to: Pred,
+        from: [PredSource; 2],
+    },
+    /// Parts into one register, low first, each of this many bits.
+    Pack {
+        to: Reg,
+        from: Vec<Reg>,
+        bits: u32,
+    },
+    Unpack {
+        to: Vec<Option<Reg>>,
+        from: Reg,
+        bits: u32,
+    },
+    Load {
+        space: Space,
+        bytes: u64,
+        sign: Option<u32>,
+        to: Vec<Option<Reg>>,
+        at: Address,
+    },
+    Store {
+        space: Space,
+        bytes: u64,
+        from: Vec<Reg>,
+        at: Address,
+    },
+    Atomic {
+        space: Space,
+        what: Atomic,
+        ty: Type,
+        to: Option<Reg>,
+        at: Address,
+        from: [Reg; 2],
+    },
+    Branch {
+        to: usize,
+    },
+    Exit,
+    Barrier {
+        id: Reg,
+        threads: Option<Reg>,
+    },
+    WarpBarrier {
+        mask: Reg,
+    },
+    Shuffle {
+        how: Shuffle,
+        to: Reg,
+        valid: Option<Pred>,
+        value: Reg,
+        lane: Reg,
+        clamp: Reg,
+        mask: Reg,
+    },
+    Ballot {
+        to: Reg,
+        from: PredSource,
+        mask: Reg,
+    },
+    VotePredicate {
+        how: Vote,
+        to: Pred,
+        from: PredSource,
+        mask: Reg,
+    },
+    /// `redux.sync`
+    Reduce {
+        what: Atomic,
+        signed: bool,
+        to: Reg,
+        value: Reg,
+        mask: Reg,
+    },
+    ActiveMask {
+        to: Reg,
+    },
+    /// Fences and prefetches: the emulated memory is in order.
+    Nothing,
+    AsyncCopy {
+        bytes: u64,
+        to: Address,
+        from: Address,
+        source_bytes: Option<Reg>,
+    },
+    AsyncCommit,
+    /// Waits until at most this many groups are on their way.
+    AsyncWait {
+        left: u64,
+        uncommitted: bool,
+    },
+    MatrixLoad {
+        to: Vec<Reg>,
+        at: Address,
+        transposed: bool,
+    },
+    /// `mma.sync.m16n8`, as deep as there are sources for
+    MatrixMultiply {
+        ty: Type,
+        to: [Reg; 4],
+        a: Vec<Reg>,
+        b: Vec<Reg>,
+        c: [Reg; 4],
+    },
+}

@@ -1,0 +1,182 @@
+//! Each check, proved by a kernel that commits the fault on purpose, and by its neighbour that does not.
+
+mod common;
+
+use common::{LOAD, ROOM, STORE, fault, run, warp};
+use ptx_emulator::{FaultKind, Launch, Space};
+
+#[test]
+fn out_of_bounds_names_all_there_is_to_name() {
+    let found = fault("add.s64 %rd3, %rd1, 4096;\nld.global.u32 %r2, [%rd3+-4];\n", 32);
+    let FaultKind::OutOfBounds { space: Space::Global, bytes: 4, nearest: Some(nearest), .. } = &found.kind
+    else {
+        panic!("{found}")
+    };
+    assert_eq!((nearest.name.as_str(), nearest.length, nearest.offset), ("a", 256, 4092));
+    assert_eq!((found.kernel.as_str(), found.block, found.thread), ("test", [0; 3], [0; 3]));
+    assert_eq!(found.line, 11);
+    assert_eq!(found.text, "ld.global.u32 %r2, [%rd3+-4];");
+    assert!(found.to_string().contains("byte 4092 of `a`, which has 256"), "{found}");
+}
+
+#[test]
+fn the_thread_that_overruns_is_named() {
+    // 64 words, 96 threads: the 65th is the first outside.
+    let found = fault(&format!("{LOAD}{STORE}"), 96);
+    assert_eq!(found.thread, [64, 0, 0]);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { .. }));
+}
+
+#[test]
+fn a_vector_that_hangs_over_the_end_is_out_of_bounds() {
+    let found = fault("ld.global.v4.u32 {%r2,%r3,%r4,%r5}, [%rd1+256];", 1);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { bytes: 16, .. }));
+}
+
+#[test]
+fn shared_and_local_bounds() {
+    let found = fault("mov.u32 %r3, room; ld.shared.u32 %r2, [%r3+4096];", 1);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { space: Space::Shared, .. }));
+    let found = fault("mov.u32 %r3, 0; st.shared.u32 [%r3], %r3;", 1);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { space: Space::Shared, .. }));
+    let found = fault(".local .b8 own[16]; mov.u64 %rd3, own; st.local.u32 [%rd3+16], %r1;", 1);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { space: Space::Local, .. }));
+}
+
+#[test]
+fn misaligned() {
+    let found = fault("ld.global.u32 %r2, [%rd1+2];", 1);
+    assert!(matches!(found.kind, FaultKind::Misaligned { bytes: 4, .. }));
+    let found = fault("ld.global.v2.u32 {%r2, %r3}, [%rd1+4];", 1);
+    assert!(matches!(found.kind, FaultKind::Misaligned { bytes: 8, .. }));
+}
+
+#[test]
+fn reads_of_what_nobody_wrote() {
+    let found = fault("st.global.u8 [%rd2+1], %r1; ld.global.u16 %rs1, [%rd2];", 1);
+    assert!(matches!(found.kind, FaultKind::Uninitialised { space: Space::Global, bytes: 2, .. }));
+    let found = fault(&format!("{ROOM} ld.shared.u32 %r2, [%r3];"), 32);
+    assert!(matches!(found.kind, FaultKind::Uninitialised { space: Space::Shared, .. }));
+    let found = fault(".local .b8 own[16]; ld.local.u32 %r2, [own];", 1);
+    assert!(matches!(found.kind, FaultKind::Uninitialised { space: Space::Local, .. }));
+}
+
+#[test]
+fn a_race_of_a_write_and_a_read_of_another_warp() {
+    let body = |barrier: &str| {
+        format!(
+            "{ROOM} st.shared.u32 [%r3], 0; bar.sync 0; st.shared.u32 [%r3], %r1; {barrier}
+             xor.b32 %r5, %r4, 128; mov.u32 %r6, room; add.s32 %r5, %r5, %r6; ld.shared.u32 %r2, [%r5];\n{STORE}"
+        )
+    };
+    // The first warp reads before the second writes, here; on a device it may be the other way about.
+    let found = fault(&body(""), 64);
+    assert!(matches!(found.kind, FaultKind::Race { other: 0, other_wrote: false, .. }), "{found}");
+    assert_eq!(found.thread, [32, 0, 0]);
+    let ran = run(&body("bar.sync 0;"), &Launch::linear(1, 64), &[0], 256);
+    ran.result.unwrap();
+}
+
+#[test]
+fn a_race_of_two_writes_and_of_a_read_and_a_later_write() {
+    let found = fault("mov.u32 %r3, room; st.shared.u32 [%r3], %r1;", 64);
+    assert!(matches!(found.kind, FaultKind::Race { other: 0, other_wrote: true, .. }), "{found}");
+    assert_eq!(found.thread, [1, 0, 0]);
+    // All read word 0 after a barrier; then thread 40 writes it with no barrier between.
+    let body = |barrier: &str| {
+        format!(
+            "{ROOM} st.shared.u32 [%r3], %r1; bar.sync 0; ld.shared.u32 %r2, [room]; {barrier}
+             setp.eq.s32 %p1, %r1, 40; @%p1 st.shared.u32 [room], %r1;\n{STORE}"
+        )
+    };
+    let found = fault(&body(""), 64);
+    assert!(matches!(found.kind, FaultKind::Race { other_wrote: false, .. }), "{found}");
+    assert_eq!(found.thread, [40, 0, 0]);
+    run(&body("bar.sync 0;"), &Launch::linear(1, 64), &[0], 256).result.unwrap();
+}
+
+#[test]
+fn races_within_a_warp_and_the_warp_barrier_that_ends_them() {
+    let body = |barrier: &str| {
+        format!(
+            "{ROOM} st.shared.u32 [%r3], %r1; {barrier} xor.b32 %r5, %r4, 4; mov.u32 %r6, room; add.s32 %r5, %r5, %r6; ld.shared.u32 %r2, [%r5];\n{STORE}"
+        )
+    };
+    assert!(matches!(fault(&body(""), 32).kind, FaultKind::Race { other: 1, other_wrote: true, .. }));
+    assert_eq!(warp(&body("bar.warp.sync -1;"), &[0])[..4], [1, 0, 3, 2]);
+}
+
+#[test]
+fn a_barrier_that_some_threads_miss() {
+    let found = fault("setp.lt.u32 %p1, %r1, 40;\n@%p1 bar.sync 0;\n", 64);
+    assert!(matches!(found.kind, FaultKind::BarrierNotReached { missing: 24, waiting: 0 }), "{found}");
+    assert_eq!((found.thread, found.text.as_str()), ([40, 0, 0], "@%p1 bar.sync 0;"));
+    // Two barriers are not one.
+    let found = fault("setp.lt.u32 %p1, %r1, 32; @%p1 bra A; bar.sync 0; bra B; A: bar.sync 0; B:", 64);
+    assert!(matches!(found.kind, FaultKind::BarrierNotReached { missing: 32, .. }), "{found}");
+}
+
+#[test]
+fn a_shuffle_that_some_lanes_miss() {
+    let found = fault("setp.lt.u32 %p1, %r1, 8; @%p1 bra L; shfl.sync.idx.b32 %r2, %r1, 0, 31, -1; L:", 32);
+    assert!(matches!(found.kind, FaultKind::WarpSyncNotReached { missing: 0xff, .. }), "{found}");
+    let found = fault("shfl.sync.idx.b32 %r2, %r1, 0, 31, 15;", 32);
+    assert!(matches!(found.kind, FaultKind::NotInMask { mask: 15 }), "{found}");
+    assert_eq!(found.thread, [4, 0, 0]);
+}
+
+const COPY: &str =
+    "shl.b32 %r5, %r1, 4; mov.u32 %r6, room; add.s32 %r5, %r5, %r6; mul.wide.u32 %rd4, %r1, 16;
+    add.s64 %rd4, %rd4, %rd1; cp.async.cg.shared.global [%r5], [%rd4], 16; cp.async.commit_group;\n";
+
+#[test]
+fn a_copy_read_before_it_was_waited_for() {
+    let body = |wait: &str| format!("{COPY} {wait} ld.shared.u32 %r2, [%r5];\n{STORE}");
+    let found = fault(&body("bar.sync 0;"), 8);
+    assert!(matches!(found.kind, FaultKind::AsyncNotWaited { .. }), "{found}");
+    // One group may still be on its way, and that is this one.
+    let found = fault(&body("cp.async.wait_group 1;"), 8);
+    assert!(matches!(found.kind, FaultKind::AsyncNotWaited { .. }), "{found}");
+    let a: Vec<u32> = (0..64).collect();
+    let ran = run(&body("cp.async.wait_group 0;"), &Launch::linear(1, 8), &a, 32);
+    ran.result.unwrap();
+    assert_eq!(common::words(&ran.memory, ran.b, 8), [0, 4, 8, 12, 16, 20, 24, 28]);
+    // Waited for by its thread, it is still no other thread's to read.
+    let other = |barrier: &str| {
+        format!(
+            "{COPY} cp.async.wait_all; {barrier} xor.b32 %r5, %r5, 16; ld.shared.u32 %r2, [%r5];\n{STORE}"
+        )
+    };
+    assert!(matches!(fault(&other(""), 8).kind, FaultKind::Race { other: 1, other_wrote: true, .. }));
+    run(&other("bar.sync 0;"), &Launch::linear(1, 8), &a, 32).result.unwrap();
+}
+
+#[test]
+fn a_copy_over_what_others_still_read() {
+    let body = format!("{ROOM} st.shared.u32 [%r3], %r1; bar.sync 0; ld.shared.u32 %r2, [room+128];\n{COPY}");
+    let found = fault(&body, 16);
+    assert!(matches!(found.kind, FaultKind::Uninitialised { .. }), "{found}");
+    let body = format!("{ROOM} st.shared.u32 [%r3], %r1; bar.sync 0; ld.shared.u32 %r2, [room];\n{COPY}");
+    assert!(matches!(fault(&body, 16).kind, FaultKind::Race { other_wrote: false, .. }));
+}
+
+#[test]
+fn a_loop_without_an_end_is_ended() {
+    let limited = Launch { instruction_limit: 1000, ..Launch::linear(1, 1) };
+    let ran = run("L: bra L;", &limited, &[0], 4);
+    let found = ran.result.unwrap_err().to_string();
+    assert!(found.contains("more than 1000 warp instructions"), "{found}");
+}
+
+#[test]
+fn the_first_block_that_faults_is_reported_every_time() {
+    for _ in 0..20 {
+        let body = "mov.u32 %r2, %ctaid.x; setp.gt.u32 %p1, %r2, 6; @%p1 ld.global.u32 %r3, [%rd1+1000];";
+        let ptx_emulator::LaunchError::Fault(found) =
+            run(body, &Launch::linear(50, 32), &[0], 4).result.unwrap_err()
+        else {
+            panic!()
+        };
+        assert_eq!(found.block, [7, 0, 0]);
+    }
+}
