@@ -43,6 +43,8 @@ pub mod cpu;
 mod device;
 mod element;
 mod error;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
 pub mod ops;
 pub mod problem;
 pub mod reference;

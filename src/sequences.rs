@@ -250,7 +250,7 @@ impl Sequences {
     }
 
     /// Who they are, for as long as someone has them.
-    #[cfg(feature = "wgpu")]
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn downgrade(&self) -> std::sync::Weak<[Sequence]> {
         Arc::downgrade(&self.sequences)
     }

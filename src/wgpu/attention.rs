@@ -1,13 +1,14 @@
 use ::wgpu::Buffer;
 
+use crate::gpu::{STEPS, Tiles, listed, within};
 use crate::problem::{AttentionKind, AttentionProblem};
 use crate::wgpu::call::{Binder, Call, Rows};
 use crate::wgpu::gpu::Gpu;
-use crate::wgpu::limits::{Limits, within};
-use crate::wgpu::plan::{Launch, Place, Tiles, parameters};
+use crate::wgpu::limits::Limits;
+use crate::wgpu::plan::{Launch, Place, parameters, tile_parameters};
 use crate::wgpu::product::Blocks;
-use crate::wgpu::sequences::{DeviceSequences, listed};
-use crate::wgpu::shader::{File, Kernel, STEPS, WORKGROUP, code, store};
+use crate::wgpu::sequences::DeviceSequences;
+use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
 use crate::{DType, Layout, Result, SequenceShape, Window};
 
 /// Attention, prepared: see [`AttentionProblem`].
@@ -177,7 +178,7 @@ pub(crate) fn plan(
         Tiles::new(problem.queries(), Window::causal(1)?, contents.listed[0], outputs, columns)
     };
     let all = |tiles: &Tiles, q: (usize, usize), y: (usize, usize), parts, blocks: Blocks| {
-        let mut all = tiles.parameters()?;
+        let mut all = tile_parameters(tiles)?;
         let mask = problem.mask();
         let far = |side: Option<usize>| side.map_or(FAR, |tokens| tokens.min(FAR));
         let keys_time = match problem.keys().layout() {

@@ -6,9 +6,9 @@ use ::wgpu::{
     CommandEncoder, ComputePass,
 };
 
+use crate::gpu::word;
 use crate::problem::Convolution;
 use crate::wgpu::gpu::Gpu;
-use crate::wgpu::limits::word;
 use crate::wgpu::pipeline::Pipeline;
 use crate::wgpu::plan::{Launch, Place, Tokens};
 use crate::wgpu::sequences::DeviceSequences;

@@ -3,11 +3,12 @@ mod plan;
 use ::wgpu::Buffer;
 
 use crate::Result;
+use crate::gpu::listed;
 use crate::problem::{DynamicConvProblem, Taps};
 use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::plan::Tokens;
-use crate::wgpu::sequences::{DeviceSequences, listed};
+use crate::wgpu::sequences::DeviceSequences;
 
 #[cfg(test)]
 pub(crate) use plan::kernels;

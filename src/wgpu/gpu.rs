@@ -1,16 +1,17 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use ::wgpu::{Buffer, BufferDescriptor, BufferUsages, Device, Queue};
 
+use crate::gpu::{Uploads, lock, within};
 use crate::wgpu::call::Call;
 use crate::wgpu::faults::{Late, present, scoped};
-use crate::wgpu::limits::{Limits, within};
+use crate::wgpu::limits::Limits;
 use crate::wgpu::pipeline::Pipeline;
 use crate::wgpu::sequences::DeviceSequences;
 use crate::wgpu::shader::Kernel;
-use crate::{Error, Result, Sequence, Sequences};
+use crate::{Error, Result, Sequences};
 
 /// A device and its queue, with the pipelines that were made on it. Cheap to clone; clones are the same.
 #[derive(Clone)]
@@ -27,7 +28,7 @@ struct Inner {
     late: Mutex<Late>,
     pipelines: Mutex<HashMap<Kernel, Slot>>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
-    sequences: Mutex<Vec<(Weak<[Sequence]>, DeviceSequences)>>,
+    sequences: Uploads<DeviceSequences>,
     /// Scratch memory of the calls on tensors. They share it: the device runs them one after another.
     scratch: [Mutex<Option<Buffer>>; 2],
     /// What kernels read in the place of inputs that a problem does not have.
@@ -60,7 +61,7 @@ impl Gpu {
             lost: Arc::default(),
             late: Mutex::new(Late::from(late)),
             pipelines: Mutex::default(),
-            sequences: Mutex::default(),
+            sequences: Uploads::default(),
             scratch: Default::default(),
             nothing,
         })))
@@ -153,15 +154,7 @@ impl Gpu {
 
     /// The sequences in the device's memory, uploaded if they are new.
     pub(crate) fn sequences(&self, sequences: &Sequences) -> Result<DeviceSequences> {
-        let mut known = lock(&self.0.sequences);
-        known.retain(|(of, _)| of.strong_count() > 0);
-        let of = sequences.downgrade();
-        if let Some((_, found)) = known.iter().find(|(other, _)| other.ptr_eq(&of)) {
-            return Ok(found.clone());
-        }
-        let uploaded = DeviceSequences::new(self, sequences)?;
-        known.push((of, uploaded.clone()));
-        Ok(uploaded)
+        self.0.sequences.of(sequences, || DeviceSequences::new(self, sequences))
     }
 
     /// Who this is, for what is made on it.
@@ -257,9 +250,4 @@ impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Gpu({})", self.name())
     }
-}
-
-/// A lock that a panic of another thread does not take away: what it guards is whole at any time.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

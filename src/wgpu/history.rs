@@ -1,9 +1,10 @@
+use crate::gpu::listed;
 use crate::problem::HistoryProblem;
 use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
 use crate::wgpu::plan::{Launch, Place, parameters};
-use crate::wgpu::sequences::{DeviceSequences, listed};
+use crate::wgpu::sequences::DeviceSequences;
 use crate::wgpu::shader::{File, Kernel, WORKGROUP};
 use crate::{DType, Layout, Result};
 

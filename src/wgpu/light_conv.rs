@@ -1,11 +1,12 @@
+use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::LightConvProblem;
 use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::dynamic_conv::{self, Logits};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
-use crate::wgpu::plan::{Launch, Tiles, Tokens, parameters, window};
-use crate::wgpu::sequences::{DeviceSequences, listed};
-use crate::wgpu::shader::{File, Kernel, Lane, MEMORY, STEPS, WORKGROUP, code};
+use crate::wgpu::plan::{Launch, Tokens, parameters, tile_parameters};
+use crate::wgpu::sequences::DeviceSequences;
+use crate::wgpu::shader::{File, Kernel, Lane, MEMORY, WORKGROUP, code};
 use crate::{DType, Normalize, Result};
 
 /// Light convolution, prepared: see [`LightConvProblem`].
@@ -115,7 +116,7 @@ pub(crate) fn plan(
     let (channels, head_channels) = (lanes * lane.channels(), conv.head_channels());
     let heads = ((channels + head_channels - 2) / head_channels + 1).min(conv.heads());
     let quads = (MEMORY / heads).min(conv.window().width().div_ceil(4));
-    let mut all = tiles.parameters()?;
+    let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
     all.extend(parameters(&[
         ("lanes", lanes),

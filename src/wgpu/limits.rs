@@ -1,5 +1,6 @@
+use crate::gpu::within;
 use crate::problem::Convolution;
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 
 /// What a device allows, as far as plans depend on it.
 ///
@@ -80,24 +81,10 @@ impl Limits {
     }
 }
 
-/// An error where a size is past a limit of the device.
-pub(crate) fn within(what: &'static str, of: &'static str, needed: u64, limit: u64) -> Result<()> {
-    if needed <= limit { Ok(()) } else { Err(Error::Limit { what, of, needed, limit }) }
-}
-
-/// A size as a kernel counts it, or an error: kernels count in 32 bits.
-pub(crate) fn word(what: &'static str, of: &'static str, size: usize) -> Result<u32> {
-    u32::try_from(size).map_err(|_| Error::Limit {
-        what,
-        of,
-        needed: size as u64,
-        limit: u64::from(u32::MAX),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn grids_hold_all_groups_and_few_more() {

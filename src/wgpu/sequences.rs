@@ -1,8 +1,8 @@
 use ::wgpu::{Buffer, BufferUsages};
 
+use crate::gpu::words;
 use crate::wgpu::gpu::{Gpu, Owner};
-use crate::wgpu::limits::word;
-use crate::{Error, Layout, Result, SequenceShape, Sequences};
+use crate::{Error, Result, SequenceShape, Sequences};
 
 /// Sequences in a device's memory: uploaded once, used by any number of calls on the same [`Gpu`]. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl DeviceSequences {
     pub fn new(gpu: &Gpu, sequences: &Sequences) -> Result<Self> {
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
         let (shape, continues) = (sequences.shape(), sequences.continues());
-        if !listed(shape) && !continues || shape.sequences() == 0 {
+        let Some(words) = words(sequences)? else {
             let list = gpu.nothing().clone();
             return Ok(DeviceSequences {
                 owner: gpu.owner(),
@@ -38,17 +38,8 @@ impl DeviceSequences {
                 continues,
                 list,
             });
-        }
-        gpu.limits().check_binding("the sequences", 16 * shape.sequences() as u64)?;
-        let mut words = Vec::with_capacity(4 * shape.sequences());
-        for sequence in sequences.as_slice() {
-            let room = sequence.length + sequence.padding;
-            for size in [sequence.first, sequence.length, room] {
-                words.push(word("tokens of", "the sequences", size)?);
-            }
-            // Only the last of them are in reach of a window, and no window reaches so far.
-            words.push(sequence.past.min(i32::MAX as usize) as u32);
-        }
+        };
+        gpu.limits().check_binding("the sequences", 4 * words.len() as u64)?;
         let list = gpu.upload("sequences", &words, BufferUsages::STORAGE)?;
         Ok(DeviceSequences { owner: gpu.owner(), shape, longest, listed: true, continues, list })
     }
@@ -83,9 +74,4 @@ impl DeviceSequences {
     pub(crate) fn list(&self) -> &Buffer {
         &self.list
     }
-}
-
-/// Whether the sequences of a shape are listed, although none of them began before this call.
-pub(crate) fn listed(shape: SequenceShape) -> bool {
-    !matches!(shape.layout(), Layout::Batch { .. })
 }

@@ -8,12 +8,10 @@
 use std::fmt::Write;
 
 use crate::DType;
+use crate::gpu::STEPS;
 
 /// Invocations of a workgroup, unless a kernel has its own number.
 pub(crate) const WORKGROUP: usize = 256;
-
-/// Outputs of an invocation of a convolution.
-pub(crate) const STEPS: usize = 8;
 
 /// How deep the operands of a product are staged.
 pub(crate) const DEPTH: usize = 16;

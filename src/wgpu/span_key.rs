@@ -1,12 +1,13 @@
 use crate::DType;
 use crate::Result;
+use crate::gpu::{Tiles, listed, window};
 use crate::problem::SpanKeyProblem;
 use crate::wgpu::call::{Binder, Bound, Call, Convolved, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
 use crate::wgpu::limits::Limits;
-use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
+use crate::wgpu::plan::{Launch, Place, Tokens, parameters, tile_parameters};
 use crate::wgpu::product::Blocks;
-use crate::wgpu::sequences::{DeviceSequences, listed};
+use crate::wgpu::sequences::DeviceSequences;
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
 
 /// The span-aware key, prepared: see [`SpanKeyProblem`].
@@ -145,7 +146,7 @@ pub(crate) fn plan(
     let tiles = |columns| Tiles::new(conv.sequences(), window(conv), listed, 128, columns);
     let blocks = Blocks::new(ROW_QUADS, tiles(1)?.outputs(), outputs);
     let tiles = tiles(outputs.div_ceil(blocks.tile_columns()))?;
-    let mut all = tiles.parameters()?;
+    let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, problem.has_key_bias())?);
     all.extend(parameters(&[
         ("outputs", outputs),

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use ::wgpu::{Buffer, BufferDescriptor, BufferUsages, PollType, SubmissionIndex};
 
+use crate::gpu::{lock, within};
 use crate::wgpu::faults::refused;
-use crate::wgpu::gpu::{Gpu, lock};
-use crate::wgpu::limits::within;
+use crate::wgpu::gpu::Gpu;
 use crate::{DType, Error, Result};
 
 /// Bytes that are written or read at a time: what passes through memory that the device and the host share.

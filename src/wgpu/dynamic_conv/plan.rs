@@ -1,10 +1,11 @@
 //! What a dynamic convolution launches.
 
+use crate::gpu::{STEPS, Tiles, window};
 use crate::problem::{Convolution, DynamicConvProblem, LinearProblem, Taps};
 use crate::wgpu::limits::Limits;
 use crate::wgpu::linear::{self, Places};
-use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, parameters, window};
-use crate::wgpu::shader::{DEPTH, File, Kernel, Lane, MEMORY, STEPS, WORKGROUP, code};
+use crate::wgpu::plan::{Launch, Place, Tokens, parameters, tile_parameters};
+use crate::wgpu::shader::{DEPTH, File, Kernel, Lane, MEMORY, WORKGROUP, code};
 use crate::{DType, Result};
 
 /// Where the tensors of a dynamic convolution lie.
@@ -91,7 +92,7 @@ pub(crate) fn plan(
         lane,
     });
     let quads = conv.window().width().div_ceil(4);
-    let mut all = tiles.parameters()?;
+    let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
     all.extend(parameters(&[
         ("heads", tile.heads),
@@ -131,7 +132,7 @@ pub(crate) fn plan_given(
     let tile = given_tile(conv);
     let columns = conv.heads().div_ceil(tile.heads);
     let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
-    let mut all = tiles.parameters()?;
+    let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
     all.extend(parameters(&[
         ("heads", tile.heads),

@@ -1,12 +1,12 @@
 use std::collections::HashSet;
 
+use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
     AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
     LinearProblem, Mask, SpanKeyProblem, Taps,
 };
-use crate::wgpu::plan::{Launch, Place, Tiles, Tokens, window};
-use crate::wgpu::sequences::listed;
-use crate::wgpu::shader::{DEPTH, MEMORY, STEPS, WORKGROUP};
+use crate::wgpu::plan::{Launch, Place, Tokens, tile_parameters};
+use crate::wgpu::shader::{DEPTH, MEMORY, WORKGROUP};
 use crate::wgpu::tests::kernels::{kernels, module};
 use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
 use crate::{DType, Error, Normalize, Result, Sequences, Window};
@@ -338,8 +338,9 @@ fn tiles_cover_every_row_once() {
                 let far = Window::new(width, dilation, 0).unwrap();
                 let conv = Convolution::new(shape, 1, 1, far, DType::F32).unwrap();
                 let tiles = Tiles::new(shape, window(&conv), true, outputs, 2).unwrap();
-                let p =
-                    |name| tiles.parameters().unwrap().iter().find(|(n, _)| *n == name).unwrap().1 as usize;
+                let p = |name| {
+                    tile_parameters(&tiles).unwrap().iter().find(|(n, _)| *n == name).unwrap().1 as usize
+                };
                 let mut seen = vec![0; shape.tokens()];
                 for group in 0..p("groups") {
                     let (column, rest) = (group % 2, group / 2);
