@@ -1,8 +1,10 @@
 //! An entry, decoded: what the machine runs.
 
+use std::ops::Range;
+
 use crate::arith::convert::Conversion;
 use crate::arith::{WarpFn, WarpTest};
-use crate::fault::Space;
+use crate::fault::{FaultKind, Nearest, Space};
 use crate::profile::Class;
 use crate::types::Type;
 
@@ -12,7 +14,11 @@ pub(crate) const OWN_BASE: u64 = 0x400;
 /// Where they begin in the generic space.
 pub(crate) const SHARED_WINDOW: u64 = 1 << 40;
 pub(crate) const LOCAL_WINDOW: u64 = 2 << 40;
+pub(crate) const PARAM_WINDOW: u64 = 3 << 40;
 pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
+/// Parameters lie far apart in their space, as allocations do in memory: no overrun of one lands in another. A device
+/// packs them, and a compiler does not count on it, for it names each.
+pub(crate) const PARAM_SLOT: u64 = 1 << 16;
 
 /// Index of a register of a warp. Constants and special registers are registers too, filled in advance.
 pub(crate) type Reg = u32;
@@ -39,6 +45,7 @@ pub(crate) struct Program {
 #[derive(Debug)]
 pub(crate) struct Param {
     pub name: String,
+    /// Where it lies among the bytes of all arguments.
     pub offset: u64,
     pub bytes: u64,
 }
@@ -75,6 +82,26 @@ pub(crate) struct Instruction {
 pub(crate) struct Address {
     pub base: Reg,
     pub offset: i64,
+}
+
+impl Program {
+    /// Where in the bytes of all arguments an access of parameter memory lies.
+    pub(crate) fn locate_param(&self, address: u64, bytes: u64) -> Result<Range<usize>, FaultKind> {
+        // What lies a quarter of a slot before a parameter is nearest to it too.
+        let slot = address.saturating_add(PARAM_SLOT / 4) / PARAM_SLOT;
+        let param = usize::try_from(slot).ok().and_then(|s| self.params.get(s.checked_sub(1)?));
+        let Some(param) = param else {
+            return Err(FaultKind::OutOfBounds { space: Space::Param, address, bytes, nearest: None });
+        };
+        let offset = address.wrapping_sub(slot * PARAM_SLOT);
+        if offset >= param.bytes || bytes > param.bytes - offset {
+            let nearest =
+                Some(Nearest { name: param.name.clone(), length: param.bytes, offset: offset as i64 });
+            return Err(FaultKind::OutOfBounds { space: Space::Param, address, bytes, nearest });
+        }
+        let start = (param.offset + offset) as usize;
+        Ok(start..start + bytes as usize)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{LOAD, ROOM, STORE, fault, run, warp};
-use ptx_emulator::{FaultKind, Launch, Space};
+use ptx_emulator::{Arg, FaultKind, Launch, LaunchError, Memory, Module, Space};
 
 #[test]
 fn out_of_bounds_names_all_there_is_to_name() {
@@ -172,11 +172,54 @@ fn a_loop_without_an_end_is_ended() {
 fn the_first_block_that_faults_is_reported_every_time() {
     for _ in 0..20 {
         let body = "mov.u32 %r2, %ctaid.x; setp.gt.u32 %p1, %r2, 6; @%p1 ld.global.u32 %r3, [%rd1+1000];";
-        let ptx_emulator::LaunchError::Fault(found) =
-            run(body, &Launch::linear(50, 32), &[0], 4).result.unwrap_err()
+        let LaunchError::Fault(found) = run(body, &Launch::linear(50, 32), &[0], 4).result.unwrap_err()
         else {
             panic!()
         };
         assert_eq!(found.block, [7, 0, 0]);
     }
+}
+
+#[test]
+fn the_address_of_a_parameter_and_its_bounds() {
+    // As NVRTC writes a `__grid_constant__` structure: its address is moved, and read through registers.
+    let source = |offset: &str, load: &str| {
+        format!(
+            ".version 8.4\n.target sm_80\n.address_size 64\n
+            .visible .entry test(.param .u64 to, .param .align 8 .b8 rows[24], .param .u64 after)\n{{
+            .reg .b32 %r<4>; .reg .b64 %rd<8>;
+            ld.param.u64 %rd1, [to]; mov.u32 %r1, %tid.x;
+            mov.b64 %rd2, rows; mov.u64 %rd3, %rd2; mul.wide.u32 %rd4, %r1, 4; add.s64 %rd4, %rd3, %rd4;
+            cvta.param.u64 %rd5, %rd4; cvta.to.param.u64 %rd6, %rd5;
+            {load} %r2, [{offset}];
+            mul.wide.u32 %rd4, %r1, 4; add.s64 %rd1, %rd1, %rd4; st.global.u32 [%rd1], %r2; ret;\n}}\n"
+        )
+    };
+    let words = [10u32, 11, 12, 13, 14, 15];
+    let run = |source: &str, threads| {
+        let mut memory = Memory::new();
+        let module = Module::load(source, &mut memory).unwrap();
+        let to = memory.allocate("to", 24).unwrap();
+        let rows = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let args = [Arg::U64(to), Arg::Bytes(rows), Arg::U64(7)];
+        module.launch("test", &Launch::linear(1, threads), &args, &memory)?;
+        Ok::<_, LaunchError>(common::words(&memory, to, 6))
+    };
+    for (offset, load) in [("%rd4", "ld.param.u32"), ("%rd6", "ld.param.u32"), ("%rd5", "ld.u32")] {
+        assert_eq!(run(&source(offset, load), 6).unwrap(), words);
+    }
+    let found = |offset: &str, load: &str, threads| match run(&source(offset, load), threads) {
+        Err(LaunchError::Fault(found)) => found,
+        other => panic!("no fault: {other:?}"),
+    };
+    // The seventh word is that of no parameter, though `after` comes next.
+    for (offset, load) in [("%rd4", "ld.param.u32"), ("%rd5", "ld.u32")] {
+        let found = found(offset, load, 7);
+        assert_eq!(found.thread, [6, 0, 0]);
+        assert!(found.to_string().contains("byte 24 of `rows`, which has 24"), "{found}");
+    }
+    assert!(found("%rd4+-4", "ld.param.u32", 1).to_string().contains("byte -4 of `rows`"));
+    assert!(matches!(found("%rd4+2", "ld.param.u32", 1).kind, FaultKind::Misaligned { .. }));
+    let wrote = found("%rd5", "st.u32 [%rd5], %r1; ld.u32", 1);
+    assert!(matches!(wrote.kind, FaultKind::ReadOnly { .. }), "{wrote}");
 }

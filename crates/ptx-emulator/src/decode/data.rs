@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::fault::Space;
 use crate::parse::Result;
 use crate::profile::Class;
-use crate::program::{Address, Atomic, LOCAL_WINDOW, Op, Reg, SHARED_WINDOW};
+use crate::program::{Address, Atomic, LOCAL_WINDOW, Op, PARAM_WINDOW, Reg, SHARED_WINDOW};
 use crate::types::Type;
 
 type Decoded = Result<(Op, Class)>;
@@ -84,7 +84,7 @@ impl Decoder<'_> {
         }
         let (storage, address) = self.symbol(name)?;
         let fits = ty.bits() == 64 || ty.bits() == 32 && matches!(storage, Storage::Shared | Storage::Local);
-        if !fits || storage == Storage::Param || ty.is_float() {
+        if !fits || ty.is_float() {
             return Err(self.operand_error(format!("the address of `{name}` cannot be moved so")));
         }
         Ok(self.constant(address))
@@ -93,7 +93,8 @@ impl Decoder<'_> {
     /// `cvta{.to}.space.u64`: generic addresses are those of global memory, and two windows.
     pub(super) fn convert_address(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
         let to_space = m.eat("to");
-        let window = match m.need_one(&["global", "const", "shared", "shared::cta", "local"])? {
+        let window = match m.need_one(&["global", "const", "shared", "shared::cta", "local", "param"])? {
+            "param" => PARAM_WINDOW,
             "shared" | "shared::cta" => SHARED_WINDOW,
             "local" => LOCAL_WINDOW,
             _ => 0,

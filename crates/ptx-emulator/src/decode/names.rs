@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::ast::{Entry, Storage, Variable};
 use crate::error::{Located, Refusal};
 use crate::parse::Result;
-use crate::program::{OWN_BASE, Param};
+use crate::program::{OWN_BASE, PARAM_SLOT, Param};
 
 /// Variables by name, with the address each has in its own space.
 #[derive(Debug, Clone, Default)]
@@ -47,9 +47,14 @@ impl Symbols {
     pub(super) fn add_entry(&mut self, entry: &Entry) -> Result<Layout> {
         let mut params = Vec::new();
         let mut param_bytes = 0u64;
-        for param in &entry.params {
+        for (i, param) in entry.params.iter().enumerate() {
             let offset = param_bytes.next_multiple_of(param.align);
-            self.insert(param, offset)?;
+            // PTX allows all the parameters of a kernel 32,764 bytes.
+            if offset.saturating_add(param.bytes) > PARAM_SLOT / 2 {
+                let what = "parameters of more than 32 KiB".into();
+                return Err(Located::new(param.line, Refusal::Unsupported(what)));
+            }
+            self.insert(param, (i as u64 + 1) * PARAM_SLOT)?;
             params.push(Param { name: param.name.clone(), offset, bytes: param.bytes });
             param_bytes = offset + param.bytes;
         }

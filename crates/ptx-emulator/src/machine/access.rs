@@ -5,7 +5,9 @@ use crate::fault::{FaultKind, Nearest, Space};
 use crate::machine::block::Block;
 use crate::machine::warp::{Pending, Warp};
 use crate::machine::{Outcome, atomic, lanes};
-use crate::program::{Address, Atomic, LOCAL_WINDOW, OWN_BASE, Reg, SHARED_WINDOW, WINDOW_BYTES};
+use crate::program::{
+    Address, Atomic, LOCAL_WINDOW, OWN_BASE, PARAM_WINDOW, Reg, SHARED_WINDOW, WINDOW_BYTES,
+};
 use crate::types::Type;
 
 /// Refuses an address that is no multiple of the bytes accessed.
@@ -18,15 +20,10 @@ fn resolve(space: Space, address: u64) -> (Space, u64) {
     if space != Space::Generic {
         return (space, address);
     }
-    match address {
-        SHARED_WINDOW..LOCAL_WINDOW if address - SHARED_WINDOW < WINDOW_BYTES => {
-            (Space::Shared, address - SHARED_WINDOW)
-        }
-        _ if address >= LOCAL_WINDOW && address - LOCAL_WINDOW < WINDOW_BYTES => {
-            (Space::Local, address - LOCAL_WINDOW)
-        }
-        _ => (Space::Global, address),
-    }
+    let windows =
+        [(SHARED_WINDOW, Space::Shared), (LOCAL_WINDOW, Space::Local), (PARAM_WINDOW, Space::Param)];
+    let found = windows.into_iter().find(|&(at, _)| (at..at + WINDOW_BYTES).contains(&address));
+    found.map_or((Space::Global, address), |(at, space)| (space, address - at))
 }
 
 fn addresses(warp: &Warp, at: Address) -> Lanes {
@@ -128,10 +125,7 @@ impl Block<'_> {
                 }
                 Ok(number(&warp.local[range]))
             }
-            _ => match self.params.get(address as usize..(address.saturating_add(bytes)) as usize) {
-                Some(found) => Ok(number(found)),
-                None => Err(FaultKind::OutOfBounds { space, address, bytes, nearest: None }),
-            },
+            _ => Ok(number(&self.params[self.program.locate_param(address, bytes)?])),
         }
     }
 
@@ -183,6 +177,7 @@ impl Block<'_> {
                             .store(address + step, bytes, value, warp.who(lane as u32))
                             .map_err(fault)?;
                     }
+                    (None, Space::Param) => return Err(fault(FaultKind::ReadOnly { address })),
                     _ => {
                         let range = self.local_range(lane, address + step, bytes).map_err(fault)?;
                         warp.local[range.clone()].copy_from_slice(&value.to_le_bytes()[..bytes as usize]);
@@ -235,7 +230,7 @@ impl Block<'_> {
                     allocation.store(offset, bytes, change(old));
                     old
                 }
-                _ => return Err(fault(FaultKind::Unsupported("an atomic on local memory"))),
+                _ => return Err(fault(FaultKind::Unsupported("an atomic on local or parameter memory"))),
             };
         }
         if let Some(to) = to {
