@@ -4,10 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::Result;
 use crate::cpu::ScratchPool;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 #[cfg(feature = "wgpu")]
 use crate::wgpu::Gpu;
-use crate::{Error, Result};
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,18 +21,32 @@ pub enum Backend {
     Wgpu,
     /// An NVIDIA GPU.
     Cuda,
+    /// The kernels for NVIDIA GPUs on the processor, with every access checked: a tester, and slow.
+    CudaEmulated,
 }
 
 impl Backend {
     /// Every kind, the fastest first.
-    pub const ALL: [Backend; 3] = [Backend::Cuda, Backend::Wgpu, Backend::Cpu];
+    pub const ALL: [Backend; 4] = [Backend::Cuda, Backend::Wgpu, Backend::Cpu, Backend::CudaEmulated];
 
     const fn name(self) -> &'static str {
         match self {
             Backend::Cpu => "cpu",
             Backend::Wgpu => "wgpu",
             Backend::Cuda => "cuda",
+            Backend::CudaEmulated => "cuda-emulated",
         }
+    }
+
+    /// The error for what this build does not have.
+    #[cfg(not(all(feature = "emulator", feature = "wgpu")))]
+    fn without(self) -> crate::Error {
+        let feature = match self {
+            Backend::CudaEmulated => "emulator",
+            other => other.name(),
+        };
+        let reason = format!("this build of lightspan is without the feature {feature:?}");
+        crate::Error::Unavailable { backend: self.name(), reason }
     }
 }
 
@@ -44,10 +60,9 @@ impl FromStr for Backend {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Backend::ALL
-            .into_iter()
-            .find(|backend| backend.name() == name)
-            .ok_or_else(|| format!("no backend is called {name:?}: there are cpu, wgpu and cuda"))
+        Backend::ALL.into_iter().find(|backend| backend.name() == name).ok_or_else(|| {
+            format!("no backend is called {name:?}: there are cuda, wgpu, cpu and cuda-emulated")
+        })
     }
 }
 
@@ -65,6 +80,8 @@ pub(crate) enum Room {
     Cpu(Arc<ScratchPool>),
     #[cfg(feature = "wgpu")]
     Wgpu(Gpu),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Gpu),
 }
 
 impl Device {
@@ -82,21 +99,22 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] where this build or this machine has none.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where this build or this machine has none.
     pub fn open(backend: Backend) -> Result<Self> {
         match backend {
             Backend::Cpu => Ok(Device::cpu()),
             #[cfg(feature = "wgpu")]
             Backend::Wgpu => Device::wgpu(),
             #[cfg(not(feature = "wgpu"))]
-            Backend::Wgpu => Err(Error::Unavailable {
-                backend: backend.name(),
-                reason: "this build of lightspan is without the feature \"wgpu\"".to_owned(),
-            }),
-            Backend::Cuda => Err(Error::Unavailable {
-                backend: backend.name(),
-                reason: "this version of lightspan has no kernels for it yet".to_owned(),
-            }),
+            Backend::Wgpu => Err(backend.without()),
+            #[cfg(feature = "cuda")]
+            Backend::Cuda => Device::cuda(0),
+            #[cfg(not(feature = "cuda"))]
+            Backend::Cuda => Err(backend.without()),
+            #[cfg(feature = "emulator")]
+            Backend::CudaEmulated => Ok(Device::cuda_emulated()),
+            #[cfg(not(feature = "emulator"))]
+            Backend::CudaEmulated => Err(backend.without()),
         }
     }
 
@@ -106,6 +124,10 @@ impl Device {
             Room::Cpu(_) => Backend::Cpu,
             #[cfg(feature = "wgpu")]
             Room::Wgpu(_) => Backend::Wgpu,
+            #[cfg(feature = "cuda")]
+            Room::Cuda(ref gpu) if gpu.is_emulated() => Backend::CudaEmulated,
+            #[cfg(feature = "cuda")]
+            Room::Cuda(_) => Backend::Cuda,
         }
     }
 
@@ -119,6 +141,8 @@ impl Device {
             Room::Cpu(_) => Ok(()),
             #[cfg(feature = "wgpu")]
             Room::Wgpu(gpu) => gpu.synchronize(),
+            #[cfg(feature = "cuda")]
+            Room::Cuda(gpu) => gpu.synchronize(),
         }
     }
 
@@ -127,7 +151,16 @@ impl Device {
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.room {
             Room::Wgpu(gpu) => Some(gpu),
-            Room::Cpu(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The room of a CUDA device, for calls on memory of your own beside its tensors.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_gpu(&self) -> Option<&cuda::Gpu> {
+        match &self.room {
+            Room::Cuda(gpu) => Some(gpu),
+            _ => None,
         }
     }
 
@@ -143,7 +176,7 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     #[cfg(not(all(feature = "wgpu", not(target_arch = "wasm32"))))]
     match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(result) => result,
-        std::task::Poll::Pending => Err(Error::Unavailable {
+        std::task::Poll::Pending => Err(crate::Error::Unavailable {
             backend: Backend::Wgpu.name(),
             reason: "a browser does not wait for its device: use the async form of the call".to_owned(),
         }),
@@ -158,7 +191,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] where there is none; the message lists what there is.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is none; the message lists what there is.
     pub fn wgpu() -> Result<Self> {
         wait(Device::wgpu_async())
     }
@@ -176,7 +209,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] where there is none; the message lists what there is.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is none; the message lists what there is.
     pub fn wgpu_named(name: &str) -> Result<Self> {
         wait(Device::wgpu_named_async(name))
     }
@@ -194,9 +227,39 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::DeviceLost`] where it is lost already.
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) where it is lost already.
     pub fn from_wgpu(device: ::wgpu::Device, queue: ::wgpu::Queue) -> Result<Self> {
         Ok(Device { room: Room::Wgpu(Gpu::new(device, queue)?) })
+    }
+}
+
+/// Devices by CUDA.
+#[cfg(feature = "cuda")]
+impl Device {
+    /// The NVIDIA GPU of that number, the first being 0, with its default stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is no driver, no such device, or one that is older than the kernels: the message
+    /// says what is missing.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Device { room: Room::Cuda(cuda::Gpu::open(ordinal)?) })
+    }
+
+    /// A stream that is yours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where the driver or the device is older than the kernels.
+    pub fn from_cuda(stream: Arc<cuda::cudarc::driver::CudaStream>) -> Result<Self> {
+        Ok(Device { room: Room::Cuda(cuda::Gpu::new(stream)?) })
+    }
+
+    /// A device that runs the CUDA kernels on the processor and checks every access: slow, and no model of time.
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn cuda_emulated() -> Self {
+        Device { room: Room::Cuda(cuda::Gpu::emulated()) }
     }
 }
 
@@ -207,7 +270,9 @@ impl PartialEq for Device {
             (Room::Cpu(_), Room::Cpu(_)) => true,
             #[cfg(feature = "wgpu")]
             (Room::Wgpu(one), Room::Wgpu(other)) => one == other,
-            #[cfg(feature = "wgpu")]
+            #[cfg(feature = "cuda")]
+            (Room::Cuda(one), Room::Cuda(other)) => one == other,
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
             _ => false,
         }
     }
@@ -221,6 +286,10 @@ impl fmt::Display for Device {
             Room::Cpu(_) => write!(f, "cpu ({} threads)", rayon::current_num_threads()),
             #[cfg(feature = "wgpu")]
             Room::Wgpu(gpu) => write!(f, "wgpu ({})", gpu.name()),
+            #[cfg(feature = "cuda")]
+            Room::Cuda(gpu) if gpu.is_emulated() => f.write_str("cuda-emulated (PTX on the CPU)"),
+            #[cfg(feature = "cuda")]
+            Room::Cuda(gpu) => write!(f, "cuda ({})", gpu.name()),
         }
     }
 }

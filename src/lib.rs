@@ -40,6 +40,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+pub mod cuda;
 mod device;
 mod element;
 mod error;

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::cpu::{self, Buffer, Elements, ElementsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::{Room, wait};
 #[cfg(feature = "wgpu")]
 use crate::wgpu::Gpu;
@@ -23,6 +25,8 @@ enum Storage {
     Cpu(Buffer),
     #[cfg(feature = "wgpu")]
     Wgpu(Gpu, ::wgpu::Buffer),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<dyn cuda::Memory>),
 }
 
 impl Tensor {
@@ -38,8 +42,26 @@ impl Tensor {
             Room::Cpu(_) => Storage::Cpu(Buffer::zeros(dtype, len)?),
             #[cfg(feature = "wgpu")]
             Room::Wgpu(gpu) => Storage::Wgpu(gpu.clone(), gpu.tensor(dtype, len)?),
+            #[cfg(feature = "cuda")]
+            Room::Cuda(gpu) => {
+                let mut memory = gpu.tensor(dtype, len)?;
+                memory.clear()?;
+                Storage::Cuda(memory)
+            }
         };
         Ok(Tensor { device: device.clone(), dtype, shape: shape.to_vec(), storage })
+    }
+
+    /// A tensor for an operator or a copy to write: zeros, unless the device can do without them.
+    pub(crate) fn unwritten(shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        match device.room() {
+            #[cfg(feature = "cuda")]
+            Room::Cuda(gpu) => {
+                let storage = Storage::Cuda(gpu.tensor(dtype, checked_len(shape)?)?);
+                Ok(Tensor { device: device.clone(), dtype, shape: shape.to_vec(), storage })
+            }
+            _ => Tensor::zeros(shape, dtype, device),
+        }
     }
 
     /// A copy of `values`.
@@ -49,7 +71,7 @@ impl Tensor {
     /// [`Error::Length`] unless there are as many as `shape` says, [`Error::TooLarge`] where that cannot be addressed.
     pub fn from_slice<E: Element>(values: &[E], shape: &[usize], device: &Device) -> Result<Self> {
         check_count(values.len(), shape)?;
-        let mut tensor = Tensor::zeros(shape, E::DTYPE, device)?;
+        let mut tensor = Tensor::unwritten(shape, E::DTYPE, device)?;
         tensor.write(values)?;
         Ok(tensor)
     }
@@ -72,6 +94,8 @@ impl Tensor {
             },
             #[cfg(feature = "wgpu")]
             Storage::Wgpu(gpu, buffer) => gpu.write(buffer, bytemuck::cast_slice(values))?,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => memory.write(bytemuck::cast_slice(values))?,
         }
         Ok(())
     }
@@ -83,7 +107,7 @@ impl Tensor {
     /// [`Error::Length`] unless there are as many as `shape` says, [`Error::TooLarge`] where that cannot be addressed.
     pub fn from_f32(values: &[f32], shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         check_count(values.len(), shape)?;
-        let mut tensor = Tensor::zeros(shape, dtype, device)?;
+        let mut tensor = Tensor::unwritten(shape, dtype, device)?;
         match &mut tensor.storage {
             Storage::Cpu(buffer) => buffer.elements_mut().store(values),
             #[cfg(feature = "wgpu")]
@@ -91,6 +115,12 @@ impl Tensor {
                 let mut rounded = Buffer::zeros(dtype, values.len())?;
                 rounded.elements_mut().store(values);
                 gpu.write(buffer, rounded.elements().bytes())?;
+            }
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => {
+                let mut rounded = Buffer::zeros(dtype, values.len())?;
+                rounded.elements_mut().store(values);
+                memory.write(rounded.elements().bytes())?;
             }
         }
         Ok(tensor)
@@ -123,6 +153,14 @@ impl Tensor {
                 gpu.read(buffer, bytemuck::cast_slice_mut(&mut values)).await?;
                 Ok(values)
             }
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) if self.dtype != E::DTYPE => Err(other),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => {
+                let mut values = cpu::zeros::<E>("a download", self.len())?;
+                memory.read(bytemuck::cast_slice_mut(&mut values))?;
+                Ok(values)
+            }
         }
     }
 
@@ -149,6 +187,12 @@ impl Tensor {
             Storage::Wgpu(gpu, buffer) => {
                 let mut copy = Buffer::zeros(self.dtype, self.len())?;
                 gpu.read(buffer, copy.elements_mut().into_bytes()).await?;
+                copy.elements().load(0, &mut values);
+            }
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => {
+                let mut copy = Buffer::zeros(self.dtype, self.len())?;
+                memory.read(copy.elements_mut().into_bytes())?;
                 copy.elements().load(0, &mut values);
             }
         }
@@ -195,8 +239,8 @@ impl Tensor {
     pub(crate) fn cpu(&self) -> Elements<'_> {
         match &self.storage {
             Storage::Cpu(buffer) => buffer.elements(),
-            #[cfg(feature = "wgpu")]
-            Storage::Wgpu(..) => unreachable!("tensors of one call are on one device"),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            _ => unreachable!("tensors of one call are on one device"),
         }
     }
 
@@ -204,8 +248,8 @@ impl Tensor {
     pub(crate) fn cpu_mut(&mut self) -> ElementsMut<'_> {
         match &mut self.storage {
             Storage::Cpu(buffer) => buffer.elements_mut(),
-            #[cfg(feature = "wgpu")]
-            Storage::Wgpu(..) => unreachable!("tensors of one call are on one device"),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            _ => unreachable!("tensors of one call are on one device"),
         }
     }
 
@@ -215,7 +259,7 @@ impl Tensor {
     pub fn wgpu_buffer(&self) -> Option<&::wgpu::Buffer> {
         match &self.storage {
             Storage::Wgpu(_, buffer) => Some(buffer),
-            Storage::Cpu(_) => None,
+            _ => None,
         }
     }
 
@@ -223,6 +267,38 @@ impl Tensor {
     #[cfg(feature = "wgpu")]
     pub(crate) fn buffer(&self) -> &::wgpu::Buffer {
         self.wgpu_buffer().expect("tensors of one call are on one device")
+    }
+
+    /// The numbers of a tensor on a CUDA device, for calls on memory of your own.
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+    pub fn cuda(&self) -> Option<cuda::Elements<'_>> {
+        match &self.storage {
+            Storage::Cuda(memory) => Some(cuda::Elements::of(&**memory, self.dtype)),
+            _ => None,
+        }
+    }
+
+    /// The same to write.
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+    pub fn cuda_mut(&mut self) -> Option<cuda::ElementsMut<'_>> {
+        match &mut self.storage {
+            Storage::Cuda(memory) => Some(cuda::ElementsMut::of(&mut **memory, self.dtype)),
+            _ => None,
+        }
+    }
+
+    /// The same, where it is known to be on one.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> cuda::Elements<'_> {
+        self.cuda().expect("tensors of one call are on one device")
+    }
+
+    /// The same to write.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda_mut(&mut self) -> cuda::ElementsMut<'_> {
+        self.cuda_mut().expect("tensors of one call are on one device")
     }
 }
 

@@ -87,8 +87,10 @@ fn describe(
     let shape = keys.shape().tensor(channels);
     check::operand("k", k, q, q.dtype(), &shape)?;
     check::operand("v", v, q, q.dtype(), &shape)?;
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(q, "attention")?;
     #[cfg(feature = "wgpu")]
-    check::planned(q, |gpu| wgpu::Attention::new(gpu, problem, options.kind))?;
+    check::planned_wgpu(q, |gpu| wgpu::Attention::new(gpu, problem, options.kind))?;
     Ok((problem, queries, keys))
 }
 
@@ -127,5 +129,7 @@ fn launch(
             };
             gpu.run([operator.scratch_len(&keys), 0], |[scratch, _]| operator.bind(args, scratch))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(_) => check::not_on_cuda(q, "attention"),
     }
 }

@@ -1,5 +1,7 @@
 //! What every operator checks of its tensors.
 
+#[cfg(feature = "cuda")]
+use crate::cuda;
 #[cfg(feature = "wgpu")]
 use crate::wgpu::Gpu;
 use crate::{DType, Dims, Error, Result, Sequences, Tensor};
@@ -85,6 +87,22 @@ pub(crate) fn tokens(
 
 /// An error where the device of `call` cannot do what is planned for it: found before anything is allocated.
 #[cfg(feature = "wgpu")]
-pub(crate) fn planned<T>(call: &Tensor, plan: impl FnOnce(&Gpu) -> Result<T>) -> Result<()> {
+pub(crate) fn planned_wgpu<T>(call: &Tensor, plan: impl FnOnce(&Gpu) -> Result<T>) -> Result<()> {
     call.device().gpu().map_or(Ok(()), |gpu| plan(gpu).map(drop))
+}
+
+/// The same for a CUDA device.
+#[cfg(feature = "cuda")]
+pub(crate) fn planned_cuda<T>(call: &Tensor, plan: impl FnOnce(&cuda::Gpu) -> Result<T>) -> Result<()> {
+    call.device().cuda_gpu().map_or(Ok(()), |gpu| plan(gpu).map(drop))
+}
+
+/// An error on CUDA devices, for an operator that has no kernels there yet.
+#[cfg(feature = "cuda")]
+pub(crate) fn not_on_cuda(call: &Tensor, operator: &'static str) -> Result<()> {
+    planned_cuda(call, |_| -> Result<()> {
+        let reason =
+            format!("{operator} has no CUDA kernels in this version: its tensors must be on another device");
+        Err(Error::Unavailable { backend: "cuda", reason })
+    })
 }

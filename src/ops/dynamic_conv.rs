@@ -134,8 +134,10 @@ fn describe(
     let dtype = conv.parameters();
     check::operand("weight", weight, x, dtype, &[problem.logits(), query_channels])?;
     check::optional("weight_bias", options.weight_bias, x, dtype, &[problem.logits()])?;
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(x, "dynamic_conv")?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -155,8 +157,10 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
     expected.extend([heads, window.width()]);
     check::operand("logits", logits, x, conv.parameters(), &expected)?;
     let problem = DynamicConvProblem::given(conv)?;
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(x, "dynamic_conv")?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -217,5 +221,7 @@ fn launch(
             };
             gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.bind(args, scratch))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(_) => check::not_on_cuda(x, "dynamic_conv"),
     }
 }

@@ -51,8 +51,10 @@ fn describe(x: &Tensor, history: &Tensor, window: Window, sequences: Option<&Seq
     let conv = Convolution::new(sequences.shape(), channels, 1, window, x.dtype())?;
     let problem = HistoryProblem::new(conv)?;
     check::operand("history", history, x, x.dtype(), &problem.convolution().history_shape())?;
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(x, "history")?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::History::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::History::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -75,5 +77,7 @@ fn launch((problem, sequences): &Call, x: &Tensor, history: &Tensor, next: &mut 
             };
             gpu.run([0, 0], |_| operator.bind(args))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(_) => check::not_on_cuda(x, "history"),
     }
 }

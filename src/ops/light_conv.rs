@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, LightConvProblem, same_or_f32};
@@ -45,7 +47,7 @@ pub struct ConvOptions<'a> {
 /// [`Convolution`]'s constructors.
 pub fn light_conv(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Tensor> {
     let call = describe(x, weight, window, options)?;
-    let mut y = Tensor::zeros(x.shape(), x.dtype(), x.device())?;
+    let mut y = Tensor::unwritten(x.shape(), x.dtype(), x.device())?;
     launch(&call, x, weight, options, &mut y)?;
     Ok(y)
 }
@@ -75,7 +77,9 @@ fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'
     let problem = LightConvProblem::new(conv);
     check::operand("weight", weight, x, conv.parameters(), &problem.weight_shape())?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::LightConv::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::LightConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::LightConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -132,5 +136,14 @@ fn launch(
             };
             gpu.run([0, 0], |_| operator.bind(args))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(gpu) => cuda::LightConv::new(gpu, *problem)?.launch(cuda::LightConvArgs {
+            sequences: &gpu.sequences(sequences)?,
+            x: cuda::Rows::contiguous(x.on_cuda()),
+            weight: weight.on_cuda(),
+            bias: options.bias.map(Tensor::on_cuda),
+            history: options.history.map(Tensor::on_cuda),
+            y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+        }),
     }
 }

@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Activation, LinearProblem, same_or_f32};
@@ -24,7 +26,7 @@ pub struct LinearOptions<'a> {
 /// For tensors whose shapes, types or devices do not fit, and as [`LinearProblem`]'s constructors.
 pub fn linear(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<Tensor> {
     let problem = describe(x, weight, options)?;
-    let mut y = Tensor::zeros(&output_shape(x, &problem), x.dtype(), x.device())?;
+    let mut y = Tensor::unwritten(&output_shape(x, &problem), x.dtype(), x.device())?;
     launch(&problem, x, weight, options, &mut y)?;
     Ok(y)
 }
@@ -65,7 +67,9 @@ fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<
     check::operand("weight", weight, x, problem.parameters(), &[outputs, inputs])?;
     check::optional("bias", options.bias, x, problem.parameters(), &[outputs])?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::Linear::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::Linear::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::Linear::new(gpu, problem))?;
     Ok(problem)
 }
 
@@ -98,5 +102,12 @@ fn launch(
             };
             gpu.run([0, 0], |_| operator.bind(args))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(gpu) => cuda::Linear::new(gpu, *problem)?.launch(cuda::LinearArgs {
+            x: cuda::Rows::contiguous(x.on_cuda()),
+            weight: weight.on_cuda(),
+            bias: options.bias.map(Tensor::on_cuda),
+            y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+        }),
     }
 }

@@ -124,8 +124,10 @@ fn describe(
         check::operand("history", history.x, x, x.dtype(), &shape)?;
         check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
     }
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(x, "span_conv")?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::SpanConv::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::SpanConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -175,5 +177,7 @@ fn launch(
             };
             gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(_) => check::not_on_cuda(tensors.x, "span_conv"),
     }
 }

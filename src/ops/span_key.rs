@@ -86,8 +86,10 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
     check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
     check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
+    #[cfg(feature = "cuda")]
+    check::not_on_cuda(x, "span_key")?;
     #[cfg(feature = "wgpu")]
-    check::planned(x, |gpu| wgpu::SpanKey::new(gpu, problem))?;
+    check::planned_wgpu(x, |gpu| wgpu::SpanKey::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -127,5 +129,7 @@ fn launch(
             };
             gpu.run([0, 0], |_| operator.bind(args))
         }
+        #[cfg(feature = "cuda")]
+        Room::Cuda(_) => check::not_on_cuda(tensors.x, "span_key"),
     }
 }

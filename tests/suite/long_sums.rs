@@ -5,7 +5,7 @@ use lightspan::reference::{self, AttentionInputs, DynamicConvInputs, LightConvIn
 use lightspan::{DType, Normalize, Sequences, Window};
 
 use crate::dynamic_conv::Generator;
-use crate::support::{ConvCase, assert_row_admitted, devices};
+use crate::support::{ConvCase, assert_row_admitted, whole_devices};
 use crate::{attention, dynamic_conv, light_conv, linear};
 
 /// No f32 is 0.1, so that every product and every sum is rounded.
@@ -47,7 +47,7 @@ fn light_conv() {
             history: call.history.as_ref().map(|history| &history.data[..]),
         };
         let problem = LightConvProblem::new(call.case.convolution());
-        for device in devices() {
+        for device in whole_devices() {
             let y = call.run(&device);
             for t in SAMPLED {
                 let expected = reference::light_conv(&problem, &call.case.sequences, inputs, (0, t));
@@ -71,7 +71,7 @@ fn dynamic_conv() {
             history: call.history.as_ref().map(|history| &history.data[..]),
         };
         let problem = DynamicConvProblem::given(call.case.convolution()).unwrap();
-        for device in devices() {
+        for device in whole_devices() {
             let y = call.run(&device);
             for t in SAMPLED {
                 let expected = reference::dynamic_conv(&problem, &call.case.sequences, inputs, (0, t));
@@ -100,7 +100,7 @@ fn attention() {
         let inputs = AttentionInputs { q: &call.q.data, k: &call.k.data, v: &call.v.data };
         let expected =
             SAMPLED.map(|t| reference::attention(&call.problem(), &case.queries, &case.keys, inputs, (0, t)));
-        for device in devices() {
+        for device in whole_devices() {
             for kind in attention::KINDS {
                 let y = call.run(kind, &device);
                 for (t, expected) in SAMPLED.iter().zip(&expected) {
@@ -116,7 +116,7 @@ fn linear() {
     let mut call = linear::Call::draw(LinearProblem::new(40, 4096, 33, DType::F32).unwrap(), 3);
     call.x.data.fill(TERM);
     call.weight.data.fill(TERM);
-    for device in devices() {
+    for device in whole_devices() {
         let y = call.run(&device);
         for row in SAMPLED {
             assert_row_admitted(&call.expected(row), &y, row);

@@ -12,27 +12,59 @@ pub use numbers::{Numbers, Values, assert_admitted, assert_row_admitted, overwri
 
 use std::sync::LazyLock;
 
-use lightspan::{Device, Error, Result};
+use lightspan::{Backend, Device, Error, Result};
 use proptest::test_runner::Config;
 
 /// The devices that operators are tested on: all that this build and machine have.
 pub fn devices() -> Vec<Device> {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
-        let cpu = vec![Device::cpu()];
+        let all = vec![Device::cpu()];
         #[cfg(feature = "wgpu")]
-        let all = cpu.into_iter().chain(wgpu()).collect();
-        #[cfg(not(feature = "wgpu"))]
-        let all = cpu;
+        let all: Vec<_> = all.into_iter().chain(wgpu()).collect();
+        #[cfg(feature = "cuda")]
+        let all = all.into_iter().chain(cuda()).collect();
         all
     });
     DEVICES.clone()
 }
 
+/// The devices that have every operator: CUDA has only some of them yet.
+pub fn whole_devices() -> Vec<Device> {
+    let partial = [Backend::Cuda, Backend::CudaEmulated];
+    devices().into_iter().filter(|device| !partial.contains(&device.backend())).collect()
+}
+
+/// Whether the tests are to do without a backend: `LIGHTSPAN_SKIP` lists those.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn skipped(backend: Backend) -> bool {
+    let name = backend.to_string();
+    let skipped = std::env::var("LIGHTSPAN_SKIP").is_ok_and(|names| names.split(',').any(|n| n == name));
+    if skipped {
+        eprintln!("SKIPPED: nothing is tested on {name}, as LIGHTSPAN_SKIP asks");
+    }
+    skipped
+}
+
+/// A GPU, or else the emulator.
+#[cfg(feature = "cuda")]
+fn cuda() -> Option<Device> {
+    match Device::cuda(0) {
+        Ok(device) => return (!skipped(Backend::Cuda)).then_some(device),
+        Err(Error::Unavailable { reason, .. }) => {
+            eprintln!("SKIPPED: nothing is tested on a GPU by CUDA: {reason}");
+        }
+        Err(error) => panic!("{error}"),
+    }
+    #[cfg(feature = "emulator")]
+    return (!skipped(Backend::CudaEmulated)).then(Device::cuda_emulated);
+    #[cfg(not(feature = "emulator"))]
+    None
+}
+
 /// A GPU, or else a software adapter, unless the tests are to do without: `LIGHTSPAN_SKIP=wgpu`.
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Option<Device> {
-    if std::env::var("LIGHTSPAN_SKIP").is_ok_and(|skipped| skipped.split(',').any(|name| name == "wgpu")) {
-        eprintln!("SKIPPED: nothing is tested on wgpu, as LIGHTSPAN_SKIP asks");
+    if skipped(Backend::Wgpu) {
         return None;
     }
     match Device::wgpu().or_else(|_| Device::wgpu_named("llvmpipe")) {

@@ -1,0 +1,246 @@
+//! The real driver, by cudarc.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::sync::{Arc, Mutex};
+
+use ::cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
+use ::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+};
+use ::cudarc::nvrtc::Ptx;
+
+use crate::cuda::driver::{Driver, Kernel, Memory, Queue};
+use crate::cuda::limits::Limits;
+use crate::cuda::modules::Module;
+use crate::cuda::plan::{Launch, Params};
+use crate::gpu::lock;
+use crate::{Error, Result};
+
+/// A stream of a CUDA device.
+pub(crate) struct Cuda {
+    stream: Arc<CudaStream>,
+    name: String,
+    limits: Limits,
+    modules: Arc<Modules>,
+}
+
+/// The modules that were loaded into a context.
+type Modules = Mutex<HashMap<&'static str, Arc<CudaModule>>>;
+
+impl Cuda {
+    /// The default stream of a device.
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        probe()?;
+        let count = CudaContext::device_count().map_err(|error| unavailable(describe(error)))?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            return Err(unavailable(format!("there is no device {ordinal}: the driver has {count}")));
+        }
+        let context = CudaContext::new(ordinal).map_err(|error| unavailable(describe(error)))?;
+        Cuda::new(context.default_stream())
+    }
+
+    /// A stream of the caller's.
+    pub(crate) fn new(stream: Arc<CudaStream>) -> Result<Self> {
+        check_version()?;
+        let context = stream.context();
+        let ask = |attribute| {
+            let value = context.attribute(attribute).map_err(|error| refused("a property", error))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        let name = context.name().map_err(|error| refused("its name", error))?;
+        use CUdevice_attribute as A;
+        let capability = [
+            ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ];
+        if capability[0] < 8 {
+            let [major, minor] = capability;
+            return Err(unavailable(format!(
+                "{name} has compute capability {major}.{minor}, and the kernels are made for 8.0 (Ampere) and newer"
+            )));
+        }
+        let limits = Limits {
+            capability,
+            multiprocessors: ask(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_memory: ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            blocks: ask(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
+        };
+        Ok(Cuda { stream, name, limits, modules: Arc::default() })
+    }
+
+    /// Another stream of the same context, with the same modules.
+    pub(crate) fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
+        if stream.context() != self.stream.context() {
+            let (expected, got) = (self.name.clone(), "a stream of another context".to_owned());
+            return Err(Error::Device { tensor: "the stream", expected, got });
+        }
+        let Cuda { name, limits, modules, .. } = self;
+        Ok(Cuda { stream, name: name.clone(), limits: *limits, modules: modules.clone() })
+    }
+
+    fn module(&self, module: &Module) -> Result<Arc<CudaModule>> {
+        let mut modules = lock(&self.modules);
+        if let Some(loaded) = modules.get(module.name) {
+            return Ok(loaded.clone());
+        }
+        let loaded = self.stream.context().load_module(Ptx::from_src(module.ptx));
+        let loaded = loaded.map_err(|error| refused(module.name, error))?;
+        Ok(modules.entry(module.name).insert_entry(loaded).get().clone())
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn allocate(&self, what: &'static str, bytes: usize) -> Result<Box<dyn Memory>> {
+        // Not every driver grants an allocation of nothing.
+        let len = bytes.max(1);
+        // SAFETY: nothing reads the memory before it is written: tensors are cleared or overwritten, the outputs of
+        // operators too.
+        let slice = unsafe { self.stream.alloc::<u8>(len) };
+        match slice {
+            Ok(slice) => Ok(Box::new(slice)),
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(Error::OutOfMemory { what, bytes }),
+            Err(error) => Err(refused(what, error)),
+        }
+    }
+
+    fn kernel(&self, module: &'static Module, entry: &'static str) -> Result<Arc<dyn Kernel>> {
+        let function = self.module(module)?.load_function(entry).map_err(|error| refused(entry, error))?;
+        // To ask for a property has the driver load the kernel now, which it would put off to the first launch: that one
+        // may be part of a graph capture, which allows no loading.
+        let registers = function.get_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS);
+        registers.map_err(|error| refused(entry, error))?;
+        Ok(Arc::new(Function { entry, function }))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|error| refused("to wait", error))
+    }
+
+    fn queue(&self) -> Queue<'_> {
+        Queue::Cuda(&self.stream)
+    }
+}
+
+struct Function {
+    entry: &'static str,
+    function: CudaFunction,
+}
+
+impl Kernel for Function {
+    unsafe fn launch(&self, queue: Queue<'_>, launch: &Launch, addresses: &[u64]) -> Result<()> {
+        #[cfg_attr(not(feature = "emulator"), expect(irrefutable_let_patterns))]
+        let Queue::Cuda(stream) = queue else {
+            let (expected, got) = ("a CUDA stream".to_owned(), "the emulator".to_owned());
+            return Err(Error::Device { tensor: "the queue", expected, got });
+        };
+        let mut call = stream.launch_builder(&self.function);
+        for address in addresses {
+            call.arg(address);
+        }
+        // The driver copies as much of it as the kernel's parameter has, which is no more than there is.
+        let words: &[u64; Params::CAPACITY] = launch.params.words();
+        call.arg(words);
+        let config = LaunchConfig {
+            grid_dim: (launch.grid, 1, 1),
+            block_dim: (launch.block, 1, 1),
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the addresses and the parameters are in the order of the kernel's own; that the memory is there and
+        // nobody else's is the caller's promise.
+        unsafe { call.launch(config) }.map(drop).map_err(|error| refused(self.entry, error))
+    }
+}
+
+impl Memory for CudaSlice<u8> {
+    fn clear(&mut self) -> Result<()> {
+        let stream = self.stream().clone();
+        stream.memset_zeros(self).map_err(|error| refused("to clear memory", error))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let stream = self.stream().clone();
+        let mut part = self.slice_mut(..bytes.len());
+        stream.memcpy_htod(bytes, &mut part).map_err(|error| refused("an upload", error))?;
+        // The copy may still read `bytes`.
+        stream.synchronize().map_err(|error| refused("an upload", error))
+    }
+
+    fn read(&self, bytes: &mut [u8]) -> Result<()> {
+        let stream = self.stream();
+        let part = self.slice(..bytes.len());
+        stream.memcpy_dtoh(&part, bytes).map_err(|error| refused("a download", error))?;
+        stream.synchronize().map_err(|error| refused("a download", error))
+    }
+}
+
+/// An error unless the driver's library can be loaded: cudarc panics where it cannot.
+fn probe() -> Result<()> {
+    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    // SAFETY: what runs when the driver's library is loaded is the driver's own initialisation.
+    let there = names.iter().any(|name| unsafe { ::libloading::Library::new(*name) }.is_ok());
+    if !there {
+        let names = names.join(" or ");
+        return Err(unavailable(format!("there is no NVIDIA driver: {names} cannot be loaded")));
+    }
+    Ok(())
+}
+
+/// The CUDA version whose PTX the kernels are written in: 12.4, PTX 8.4.
+const VERSION: c_int = 12_040;
+
+/// An error unless the driver reads the PTX of the kernels.
+fn check_version() -> Result<()> {
+    let mut version = 0;
+    // SAFETY: the driver writes one number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(|error| unavailable(describe(error)))?;
+    if version < VERSION {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(unavailable(format!(
+            "the driver is made for CUDA {major}.{minor}, and the kernels need 12.4: a driver of series 550 or newer"
+        )));
+    }
+    Ok(())
+}
+
+fn unavailable(reason: String) -> Error {
+    Error::Unavailable { backend: "cuda", reason }
+}
+
+/// The error for what the driver will not do. What a kernel did wrong is told late, by whatever call comes next, and the
+/// device is of no use from then on.
+fn refused(what: &'static str, error: DriverError) -> Error {
+    use CUresult as R;
+    match error.0 {
+        R::CUDA_ERROR_ILLEGAL_ADDRESS
+        | R::CUDA_ERROR_MISALIGNED_ADDRESS
+        | R::CUDA_ERROR_LAUNCH_FAILED
+        | R::CUDA_ERROR_LAUNCH_TIMEOUT
+        | R::CUDA_ERROR_ECC_UNCORRECTABLE
+        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | R::CUDA_ERROR_INVALID_PC
+        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | R::CUDA_ERROR_DEINITIALIZED => Error::DeviceLost { reason: describe(error) },
+        _ => Error::Driver { what, reason: describe(error) },
+    }
+}
+
+/// What the driver calls an error, and what it says of it.
+fn describe(error: DriverError) -> String {
+    match (error.error_name(), error.error_string()) {
+        (Ok(name), Ok(text)) => format!("{}, {}", name.to_string_lossy(), text.to_string_lossy()),
+        _ => format!("error {}", error.0 as u32),
+    }
+}

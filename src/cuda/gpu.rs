@@ -1,0 +1,192 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use ::cudarc::driver::CudaStream;
+
+use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue};
+#[cfg(feature = "emulator")]
+use crate::cuda::driver::{Emulator, LaunchProfile};
+use crate::cuda::limits::Limits;
+use crate::cuda::plan::Launch;
+use crate::cuda::sequences::DeviceSequences;
+use crate::gpu::{Uploads, lock};
+use crate::{DType, Result, Sequences};
+
+/// A CUDA device and the stream that its work goes to, with the kernels that were loaded. Cheap to clone; clones are the
+/// same.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inner>);
+
+struct Inner {
+    driver: Room,
+    kernels: Mutex<Kernels>,
+    /// Lists of sequences in the device's memory, for as long as someone has the sequences.
+    sequences: Uploads<DeviceSequences>,
+}
+
+/// Kernels by their module and name.
+type Kernels = HashMap<(&'static str, &'static str), Arc<dyn Kernel>>;
+
+/// The drivers there are.
+enum Room {
+    Cuda(Cuda),
+    #[cfg(feature = "emulator")]
+    Emulated(Arc<Emulator>),
+}
+
+impl Gpu {
+    fn of(driver: Room) -> Self {
+        Gpu(Arc::new(Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() }))
+    }
+
+    /// The device of that number and its default stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is no driver, no such device, or one that the kernels
+    /// are not made for: it says what is missing.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        Cuda::open(ordinal).map(Room::Cuda).map(Gpu::of)
+    }
+
+    /// A stream that is yours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where the driver or the device is older than the kernels.
+    pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
+        Cuda::new(stream).map(Room::Cuda).map(Gpu::of)
+    }
+
+    /// Another stream of the same context: nothing is loaded again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`](crate::Error::Device) where the stream is of another context, or the device is emulated.
+    pub fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
+        match &self.0.driver {
+            Room::Cuda(cuda) => cuda.on(stream).map(Room::Cuda).map(Gpu::of),
+            #[cfg(feature = "emulator")]
+            Room::Emulated(_) => {
+                let (expected, got) = (self.name().to_owned(), "a stream of a GPU".to_owned());
+                Err(crate::Error::Device { tensor: "the stream", expected, got })
+            }
+        }
+    }
+
+    /// A device that runs the kernels on the CPU, checks what they do and counts their traffic. It is slow, and says
+    /// nothing of how fast they are.
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn emulated() -> Self {
+        Gpu::of(Room::Emulated(Emulator::new()))
+    }
+
+    /// Whether it is an emulated one.
+    pub fn is_emulated(&self) -> bool {
+        match &self.0.driver {
+            Room::Cuda(_) => false,
+            #[cfg(feature = "emulator")]
+            Room::Emulated(_) => true,
+        }
+    }
+
+    /// The stream, if it is one of a GPU.
+    pub fn stream(&self) -> Option<&Arc<CudaStream>> {
+        match self.queue() {
+            Queue::Cuda(stream) => Some(stream),
+            #[cfg(feature = "emulator")]
+            Queue::Emulator(_) => None,
+        }
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        self.driver().name()
+    }
+
+    /// What the device has.
+    pub fn limits(&self) -> &Limits {
+        self.driver().limits()
+    }
+
+    /// Waits until everything that was started on the stream is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) where a kernel failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.driver().synchronize()
+    }
+
+    /// Begins to keep what the launches of an emulated device do.
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn start_profile(&self) {
+        if let Room::Emulated(emulator) = &self.0.driver {
+            emulator.start_profile();
+        }
+    }
+
+    /// What the launches of an emulated device did since [`Gpu::start_profile`], or since this was last called.
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn take_profile(&self) -> Vec<LaunchProfile> {
+        match &self.0.driver {
+            Room::Cuda(_) => vec![],
+            Room::Emulated(emulator) => emulator.take_profile(),
+        }
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        match &self.0.driver {
+            Room::Cuda(cuda) => cuda,
+            #[cfg(feature = "emulator")]
+            Room::Emulated(emulator) => emulator,
+        }
+    }
+
+    pub(crate) fn queue(&self) -> Queue<'_> {
+        self.driver().queue()
+    }
+
+    /// Memory that nobody has written.
+    pub(crate) fn allocate(&self, what: &'static str, bytes: usize) -> Result<Box<dyn Memory>> {
+        self.driver().allocate(what, bytes)
+    }
+
+    /// The memory of a tensor that nobody has written.
+    pub(crate) fn tensor(&self, dtype: DType, len: usize) -> Result<Box<dyn Memory>> {
+        self.allocate("a tensor", len * dtype.size())
+    }
+
+    /// The kernel of a launch, loaded once.
+    pub(crate) fn kernel(&self, launch: &Launch) -> Result<Arc<dyn Kernel>> {
+        let key = (launch.module.name, launch.entry);
+        if let Some(kernel) = lock(&self.0.kernels).get(&key) {
+            return Ok(kernel.clone());
+        }
+        let kernel = self.driver().kernel(launch.module, launch.entry)?;
+        Ok(lock(&self.0.kernels).entry(key).insert_entry(kernel).get().clone())
+    }
+
+    /// The sequences in the device's memory, uploaded if they are new.
+    pub(crate) fn sequences(&self, sequences: &Sequences) -> Result<DeviceSequences> {
+        self.0.sequences.of(sequences, || DeviceSequences::new(self, sequences))
+    }
+}
+
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gpu {}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({})", self.name())
+    }
+}

@@ -1,0 +1,108 @@
+mod multiply_add;
+
+use crate::Result;
+use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
+use crate::cuda::gpu::Gpu;
+use crate::cuda::limits::Limits;
+use crate::cuda::plan::{Launch, Place};
+use crate::cuda::sequences::DeviceSequences;
+use crate::gpu::listed;
+use crate::problem::LightConvProblem;
+
+/// Light convolution, prepared: see [`LightConvProblem`].
+#[derive(Clone, Debug)]
+pub struct LightConv {
+    gpu: Gpu,
+    problem: LightConvProblem,
+}
+
+/// What [`LightConv::launch`] reads and writes.
+pub struct LightConvArgs<'a> {
+    /// The sequences, of the problem's shape.
+    pub sequences: &'a DeviceSequences,
+    /// `[tokens, C]`.
+    pub x: Rows<'a>,
+    /// `[H, K]`, before normalisation.
+    pub weight: Elements<'a>,
+    /// `[C]`, where the problem has one.
+    pub bias: Option<Elements<'a>>,
+    /// `[sequences, (K - 1) r, C]`, where the problem has one.
+    pub history: Option<Elements<'a>>,
+    /// `[tokens, C]`, overwritten.
+    pub y: RowsMut<'a>,
+}
+
+impl LightConv {
+    /// Plans the call and loads its kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
+    /// driver.
+    pub fn new(gpu: &Gpu, problem: LightConvProblem) -> Result<Self> {
+        let conv = problem.convolution();
+        let places = Places::contiguous(conv.channels());
+        if let Some(launch) = plan(&problem, &places, listed(conv.sequences()), gpu.limits())? {
+            gpu.kernel(&launch)?;
+        }
+        Ok(LightConv { gpu: gpu.clone(), problem })
+    }
+
+    /// The problem it was made for.
+    pub fn problem(&self) -> &LightConvProblem {
+        &self.problem
+    }
+
+    /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
+    ///
+    /// # Errors
+    ///
+    /// For memory that is too short, of another type or on another device, sequences of another shape, an input that is
+    /// missing or not part of the problem, and errors of the driver.
+    pub fn launch(&self, args: LightConvArgs<'_>) -> Result<()> {
+        let conv = self.problem.convolution();
+        let (dtype, parameters, channels) = (conv.dtype(), conv.parameters(), conv.channels());
+        let binder = Binder { gpu: &self.gpu };
+        let sequences = binder.sequences(args.sequences, conv)?;
+        let rows = [conv.sequences().tokens(), channels];
+        let x = binder.rows("x", args.x, dtype, rows)?;
+        let len = self.problem.weight_shape().iter().product();
+        let weight = binder.elements("weight", args.weight, parameters, len)?;
+        let bias = binder.optional("bias", args.bias, conv.has_bias(), parameters, channels)?;
+        let len = conv.history_shape().iter().product();
+        let history = binder.optional("history", args.history, conv.has_history(), dtype, len)?;
+        let y = binder.rows_mut("y", args.y, dtype, rows)?;
+        let places = Places { x: x.place, history: Place { stride: channels, ..history.place }, y: y.place };
+        let launch = plan(&self.problem, &places, args.sequences.is_listed(), self.gpu.limits())?;
+        launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &history, &sequences, &y]))
+    }
+}
+
+/// Where the tokens lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) x: Place,
+    pub(crate) history: Place,
+    pub(crate) y: Place,
+}
+
+impl Places {
+    pub(crate) fn contiguous(channels: usize) -> Self {
+        let place = Place::contiguous(channels);
+        Places { x: place, history: place, y: place }
+    }
+}
+
+/// The one launch, or none where there is no token.
+pub(crate) fn plan(
+    problem: &LightConvProblem,
+    places: &Places,
+    listed: bool,
+    limits: &Limits,
+) -> Result<Option<Launch>> {
+    let conv = problem.convolution();
+    if conv.sequences().tokens() == 0 {
+        return Ok(None);
+    }
+    multiply_add::plan(conv, places, listed, limits).map(Some)
+}

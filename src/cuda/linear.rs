@@ -1,0 +1,119 @@
+mod multiply_add;
+mod tensor_cores;
+
+use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
+use crate::cuda::gpu::Gpu;
+use crate::cuda::limits::Limits;
+use crate::cuda::plan::{Launch, Place};
+use crate::problem::LinearProblem;
+use crate::{DType, Result};
+
+/// A linear layer, prepared: see [`LinearProblem`].
+#[derive(Clone, Debug)]
+pub struct Linear {
+    gpu: Gpu,
+    problem: LinearProblem,
+}
+
+/// What [`Linear::launch`] reads and writes.
+pub struct LinearArgs<'a> {
+    /// `[rows, in]`.
+    pub x: Rows<'a>,
+    /// W `[out, in]`.
+    pub weight: Elements<'a>,
+    /// `[out]`, where the problem has one.
+    pub bias: Option<Elements<'a>>,
+    /// `[rows, out]`, overwritten.
+    pub y: RowsMut<'a>,
+}
+
+impl Linear {
+    /// Plans the call and loads its kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
+    /// driver.
+    pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
+        if let Some(launch) = plan(&problem, &Places::contiguous(&problem), gpu.limits())? {
+            gpu.kernel(&launch)?;
+        }
+        Ok(Linear { gpu: gpu.clone(), problem })
+    }
+
+    /// The problem it was made for.
+    pub fn problem(&self) -> &LinearProblem {
+        &self.problem
+    }
+
+    /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
+    ///
+    /// # Errors
+    ///
+    /// For memory that is too short, of another type or on another device, an input that is missing or not part of the
+    /// problem, and errors of the driver.
+    pub fn launch(&self, args: LinearArgs<'_>) -> Result<()> {
+        let problem = &self.problem;
+        let (dtype, parameters) = (problem.dtype(), problem.parameters());
+        let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
+        let binder = Binder { gpu: &self.gpu };
+        let x = binder.rows("x", args.x, dtype, [rows, inputs])?;
+        let weight = binder.elements("weight", args.weight, parameters, outputs * inputs)?;
+        let bias = binder.optional("bias", args.bias, problem.has_bias(), parameters, outputs)?;
+        let y = binder.rows_mut("y", args.y, dtype, [rows, outputs])?;
+        let weight_place = Place { stride: inputs, ..weight.place };
+        let places = Places { x: x.place, weight: weight_place, y: y.place };
+        let launch = plan(problem, &places, self.gpu.limits())?;
+        launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &y]))
+    }
+}
+
+/// Where the matrices lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) x: Place,
+    pub(crate) weight: Place,
+    pub(crate) y: Place,
+}
+
+impl Places {
+    pub(crate) fn contiguous(problem: &LinearProblem) -> Self {
+        let inputs = Place::contiguous(problem.inputs());
+        Places { x: inputs, weight: inputs, y: Place::contiguous(problem.outputs()) }
+    }
+}
+
+/// The one launch, or none where there are no rows.
+pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Option<Launch>> {
+    if problem.rows() == 0 {
+        return Ok(None);
+    }
+    match problem.dtype() {
+        DType::F32 => multiply_add::plan(problem, places, limits),
+        DType::F16 | DType::BF16 => tensor_cores::plan(problem, places, limits),
+    }
+    .map(Some)
+}
+
+/// A kernel of a module.
+#[derive(Clone, Copy, Debug)]
+struct Kernel {
+    entry: &'static str,
+    /// Threads of a block.
+    threads: u32,
+    /// Rows and columns of y that a block makes.
+    tile: [usize; 2],
+}
+
+impl Kernel {
+    /// The one with big tiles, unless they are so few that multiprocessors would go without.
+    fn choose(big: Kernel, small: Kernel, problem: &LinearProblem, limits: &Limits) -> Kernel {
+        if big.tiles(problem) < u64::from(limits.multiprocessors) { small } else { big }
+    }
+
+    fn tiles(&self, problem: &LinearProblem) -> u64 {
+        let [rows, columns] = self.tile;
+        let down = problem.rows().div_ceil(rows) as u64;
+        down.saturating_mul(problem.outputs().div_ceil(columns) as u64)
+    }
+}

@@ -1,0 +1,53 @@
+//! The plan of `kernels/linear_mma.cu`: f16 and bf16.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::cuda::limits::Limits;
+use crate::cuda::linear::{Kernel, Places};
+use crate::cuda::modules;
+use crate::cuda::plan::{Launch, count, unit};
+use crate::problem::{Activation, LinearProblem};
+use crate::{DType, Result};
+
+/// The structure `Params` of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x_stride: u64,
+    y_stride: u64,
+    rows: u32,
+    inputs: u32,
+    outputs: u32,
+    columns: u32,
+    activation: u32,
+    has_bias: u32,
+    x_unit: u32,
+    weight_unit: u32,
+    y_unit: u32,
+    unused: u32,
+}
+
+pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+    // Weights in f32 take twice the room.
+    let columns = if problem.parameters() == DType::F32 { 64 } else { 128 };
+    let big = Kernel { entry: "linear", threads: 256, tile: [128, columns] };
+    let small = Kernel { entry: "linear_small", threads: 128, tile: [64, 64] };
+    let kernel = Kernel::choose(big, small, problem, limits);
+    let (dtype, inputs, outputs) = (problem.dtype(), problem.inputs(), problem.outputs());
+    let params = Params {
+        x_stride: places.x.stride as u64,
+        y_stride: places.y.stride as u64,
+        rows: count("x", problem.rows())?,
+        inputs: count("x", inputs)?,
+        outputs: count("y", outputs)?,
+        columns: count("y", outputs.div_ceil(kernel.tile[1]))?,
+        activation: (problem.activation() == Activation::Relu).into(),
+        has_bias: problem.has_bias().into(),
+        x_unit: unit(dtype, inputs, &[places.x]),
+        weight_unit: unit(problem.parameters(), inputs, &[places.weight]),
+        y_unit: unit(dtype, outputs, &[places.y]),
+        unused: 0,
+    };
+    let module = modules::linear(dtype, problem.parameters());
+    Launch::new((module, kernel.entry), kernel.tiles(problem), kernel.threads, &params, limits)
+}

@@ -1,0 +1,40 @@
+//! The CUDA room: operators on memory that you own, launched on your stream.
+//!
+//! The kernels are PTX, compiled for compute capability 8.0 (Ampere) and embedded: a driver of series 550 or newer is all
+//! that they need, no toolkit and no network, neither to build nor to run.
+//!
+//! An operator is prepared once for a [problem](crate::problem): that loads its kernel (the first time, the driver
+//! compiles it for the device and keeps the result on disk). Then each call checks its memory, computes its plan and puts
+//! one or more launches into the stream: nothing is allocated on the device, nothing copied, nothing waited for. So calls
+//! may be captured into a graph; cudarc's own tracking of events must be off for that, as for any call of cudarc
+//! (`CudaContext::disable_event_tracking`), since a capture may not wait for an event from before it.
+//!
+//! Memory may begin at any element ([`Elements::at`]) and have any token stride ([`Rows::strided`]). Where rows are
+//! aligned to 16 bytes, they are read and written by so much at a time.
+//!
+//! The feature `emulator` adds a device that runs the same PTX on the CPU, checks every access and counts the traffic:
+//! see [`Gpu::emulated`].
+
+mod call;
+mod driver;
+mod gpu;
+mod light_conv;
+mod limits;
+mod linear;
+mod modules;
+mod plan;
+mod sequences;
+
+/// The cudarc that this crate is built with.
+pub use ::cudarc;
+
+pub use call::{Elements, ElementsMut, Rows, RowsMut};
+#[cfg(feature = "emulator")]
+#[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+pub use driver::LaunchProfile;
+pub(crate) use driver::Memory;
+pub use gpu::Gpu;
+pub use light_conv::{LightConv, LightConvArgs};
+pub use limits::Limits;
+pub use linear::{Linear, LinearArgs};
+pub use sequences::DeviceSequences;

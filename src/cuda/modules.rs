@@ -1,0 +1,36 @@
+//! The compiled kernels, as `cargo xtask ptx` writes them: a module for each operator and type.
+
+use crate::DType;
+
+/// A module of PTX.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) name: &'static str,
+    pub(crate) ptx: &'static str,
+}
+
+macro_rules! module {
+    ($name:literal) => {
+        &Module { name: $name, ptx: include_str!(concat!("../../kernels/ptx/", $name, ".ptx")) }
+    };
+}
+
+/// Light convolution by multiply-adds.
+pub(crate) fn light_conv(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("light_conv_f32"),
+        DType::F16 => module!("light_conv_f16"),
+        DType::BF16 => module!("light_conv_bf16"),
+    }
+}
+
+/// Linear layers: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
+pub(crate) fn linear(dtype: DType, parameters: DType) -> &'static Module {
+    match (dtype, parameters) {
+        (DType::F32, _) => module!("linear_f32"),
+        (DType::F16, DType::F32) => module!("linear_f16_f32"),
+        (DType::F16, _) => module!("linear_f16"),
+        (DType::BF16, DType::F32) => module!("linear_bf16_f32"),
+        (DType::BF16, _) => module!("linear_bf16"),
+    }
+}
