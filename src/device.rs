@@ -240,8 +240,8 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is no driver, no such device, or one that is older than the kernels: the message
-    /// says what is missing.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is no driver, no such device, or one that is older
+    /// than the kernels: the message says what is missing.
     pub fn cuda(ordinal: usize) -> Result<Self> {
         Ok(Device { room: Room::Cuda(cuda::Gpu::open(ordinal)?) })
     }
