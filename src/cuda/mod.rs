@@ -18,6 +18,7 @@
 mod call;
 mod driver;
 mod gpu;
+mod history;
 mod light_conv;
 mod limits;
 mod linear;
@@ -34,6 +35,7 @@ pub use call::{Elements, ElementsMut, Rows, RowsMut};
 pub use driver::LaunchProfile;
 pub(crate) use driver::Memory;
 pub use gpu::Gpu;
+pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs};

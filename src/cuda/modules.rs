@@ -15,6 +15,9 @@ macro_rules! module {
     };
 }
 
+/// A decoder's memory moved on, for every type.
+pub(crate) const HISTORY: &Module = module!("history");
+
 /// Light convolution by multiply-adds.
 pub(crate) fn light_conv(dtype: DType) -> &'static Module {
     match dtype {
