@@ -1,0 +1,9 @@
+//! What only the CUDA room has, on a GPU or on the emulator.
+
+#[cfg(feature = "emulator")]
+mod emulator;
+mod failure;
+mod own_buffers;
+mod refused;
+#[cfg(feature = "emulator")]
+mod traffic;
