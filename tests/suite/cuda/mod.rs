@@ -5,5 +5,6 @@ mod emulator;
 mod failure;
 mod own_buffers;
 mod refused;
+mod streams;
 #[cfg(feature = "emulator")]
 mod traffic;

@@ -109,7 +109,7 @@ proptest! {
             })
             .unwrap();
         let moved = reference::history(&problem, &case.sequences, &x.data, &before.data);
-        let expected: Vec<_> = moved.into_iter().map(|value| Estimate::exact(value)).collect();
+        let expected: Vec<_> = moved.into_iter().map(Estimate::exact).collect();
         next.check(&expected)?;
     }
 }
