@@ -213,50 +213,6 @@ fn registers_and_labels_of_inner_scopes_hide_the_outer() {
     assert_eq!(warp(&body, &[0]), [51; 32]);
 }
 
-/// Elements of a matrix in the order of `mma`'s sources: sums of these are exact.
-fn element(row: usize, column: usize) -> f32 {
-    ((3 * row + 5 * column) % 7) as f32 - 3.0
-}
-
-#[test]
-fn matrix_products_of_every_shape_and_type() {
-    for (ty, depth) in [("f16", 8), ("f16", 16), ("bf16", 8), ("bf16", 16)] {
-        let bits = |v: f32| match ty {
-            "f16" => half::f16::from_f32(v).to_bits(),
-            _ => half::bf16::from_f32(v).to_bits(),
-        };
-        let pair = |low: f32, high: f32| u32::from(bits(low)) | u32::from(bits(high)) << 16;
-        // Each lane's words: four of a, two of b, as PTX lays fragments out.
-        let mut words_of_lanes = Vec::new();
-        for lane in 0..32 {
-            let (g, t) = (lane / 4, lane % 4 * 2);
-            for i in 0..4 {
-                let (row, k) = (g + i % 2 * 8, t + i / 2 * 8);
-                words_of_lanes.push(pair(element(row, k), element(row, k + 1)));
-            }
-            for i in 0..2 {
-                let k = t + 8 * i;
-                words_of_lanes.push(pair(element(k, g + 20), element(k + 1, g + 20)));
-            }
-        }
-        let sources = if depth == 16 { "{%r10,%r11,%r12,%r13}, {%r14,%r15}" } else { "{%r10,%r11}, {%r14}" };
-        let body = format!(
-            "mul.wide.u32 %rd3, %r1, 24; add.s64 %rd3, %rd3, %rd1; ld.global.v2.u32 {{%r10,%r11}}, [%rd3];
-             ld.global.v2.u32 {{%r12,%r13}}, [%rd3+8]; ld.global.v2.u32 {{%r14,%r15}}, [%rd3+16]; mov.f32 %f1, 0f3F000000;
-             mma.sync.aligned.m16n8k{depth}.row.col.f32.{ty}.{ty}.f32 {{%f2,%f3,%f4,%f5}}, {sources}, {{%f1,%f1,%f1,%f1}};
-             mul.wide.u32 %rd4, %r1, 16; add.s64 %rd4, %rd4, %rd2; st.global.v4.f32 [%rd4], {{%f2,%f3,%f4,%f5}};"
-        );
-        let ran = run(&body, &Launch::linear(1, 32), &words_of_lanes, 512);
-        ran.result.unwrap();
-        for (i, found) in words(&ran.memory, ran.b, 128).into_iter().enumerate() {
-            let (lane, i) = (i / 4, i % 4);
-            let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
-            let sum: f32 = (0..depth).map(|k| element(row, k) * element(k, column + 20)).sum();
-            assert_eq!(f32::from_bits(found), sum + 0.5, "{ty} {depth} {row} {column}");
-        }
-    }
-}
-
 #[test]
 fn a_copy_of_fewer_bytes_fills_up_with_zeros() {
     let body = format!(

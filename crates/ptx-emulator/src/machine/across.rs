@@ -11,7 +11,13 @@ impl Block<'_> {
     /// Runs the instruction for the lanes of a set.
     pub(crate) fn across(&mut self, warp: &mut Warp, set: u32, at: usize) -> Outcome<()> {
         let program = self.program;
-        match program.instructions[at].op {
+        let op = &program.instructions[at].op;
+        // PTX leaves it open what these do in a warp that is not whole.
+        if matches!(op, Op::MatrixLoad { .. } | Op::MatrixMultiply { .. }) && set != u32::MAX {
+            let kind = FaultKind::WarpSyncNotReached { mask: u32::MAX, missing: !set };
+            return Err((set.trailing_zeros(), kind));
+        }
+        match *op {
             // Only a meeting of all orders every access before it with every one after.
             Op::WarpBarrier { .. } => warp.meetings += u32::from(set == warp.live),
             Op::Shuffle { how, to, valid, value, lane, clamp, .. } => {
