@@ -80,6 +80,18 @@ pub enum FaultKind {
         /// The allocation nearest to it.
         nearest: Option<Nearest>,
     },
+    /// An access to an allocation that was freed.
+    #[error("{bytes} bytes of {space} memory at {address:#x} were freed ({of})")]
+    Freed {
+        /// The space that was accessed.
+        space: Space,
+        /// The first byte of the access.
+        address: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// What the allocation was.
+        of: Nearest,
+    },
     /// An address that is no multiple of the size of the access.
     #[error("{bytes} bytes of {space} memory at {address:#x} are misaligned")]
     Misaligned {

@@ -197,8 +197,8 @@ fn the_address_of_a_parameter_and_its_bounds() {
     };
     let words = [10u32, 11, 12, 13, 14, 15];
     let run = |source: &str, threads| {
-        let mut memory = Memory::new();
-        let module = Module::load(source, &mut memory).unwrap();
+        let memory = Memory::new();
+        let module = Module::load(source, &memory).unwrap();
         let to = memory.allocate("to", 24).unwrap();
         let rows = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let args = [Arg::U64(to), Arg::Bytes(rows), Arg::U64(7)];

@@ -137,8 +137,8 @@ fn variables_of_a_module() {
     let source = ".version 8.4\n.target sm_80\n.address_size 64\n.const .align 4 .u32 table[3] = {5, 6, 7};\n.global .u32 cell;\n\
         .entry k(.param .u64 p) { .reg .b64 %rd<3>; .reg .b32 %r<4>; ld.param.u64 %rd1, [p]; mov.u64 %rd2, table;\n\
         ld.const.u32 %r1, [%rd2+8]; ld.global.u32 %r2, [cell]; add.s32 %r1, %r1, %r2; st.global.u32 [%rd1], %r1; ret; }";
-    let mut memory = ptx_emulator::Memory::new();
-    let module = ptx_emulator::Module::load(source, &mut memory).unwrap();
+    let memory = ptx_emulator::Memory::new();
+    let module = ptx_emulator::Module::load(source, &memory).unwrap();
     let at = memory.allocate("out", 4).unwrap();
     let args = [ptx_emulator::Arg::U64(at)];
     module.launch("k", &Launch::linear(1, 1), &args, &memory).unwrap();
@@ -227,17 +227,17 @@ fn a_copy_of_fewer_bytes_fills_up_with_zeros() {
 
 #[test]
 fn launches_are_held_to_the_directives() {
-    let mut memory = ptx_emulator::Memory::new();
-    let of = |memory: &mut _, directive: &str, launch: Launch| {
+    let memory = ptx_emulator::Memory::new();
+    let of = |memory: &_, directive: &str, launch: Launch| {
         let head = ".version 8.4\n.target sm_80\n.address_size 64\n.entry k()";
         let module = ptx_emulator::Module::load(&format!("{head} {directive} {{ ret; }}"), memory).unwrap();
         module.launch("k", &launch, &[], memory)
     };
-    assert!(of(&mut memory, ".maxntid 64, 1, 1 .minnctapersm 2", Launch::linear(1, 64)).is_ok());
-    assert!(of(&mut memory, ".maxntid 64, 1, 1", Launch::linear(1, 96)).is_err());
-    assert!(of(&mut memory, ".reqntid 64", Launch::linear(1, 32)).is_err());
-    assert!(of(&mut memory, "", Launch::linear(1, 1025)).is_err());
-    assert!(of(&mut memory, "", Launch { dynamic_shared: 300_000, ..Launch::linear(1, 32) }).is_err());
+    assert!(of(&memory, ".maxntid 64, 1, 1 .minnctapersm 2", Launch::linear(1, 64)).is_ok());
+    assert!(of(&memory, ".maxntid 64, 1, 1", Launch::linear(1, 96)).is_err());
+    assert!(of(&memory, ".reqntid 64", Launch::linear(1, 32)).is_err());
+    assert!(of(&memory, "", Launch::linear(1, 1025)).is_err());
+    assert!(of(&memory, "", Launch { dynamic_shared: 300_000, ..Launch::linear(1, 32) }).is_err());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `setp`: comparisons of integers and floats, ordered and unordered.
 
-use super::round::{BF16, F16, F64, Rounding, convert};
-use super::{Lanes, WarpTest};
+use super::quick::{bf16_to_f32, f16_to_f32};
+use super::{Lanes, WarpTest, vectorised};
 use crate::types::Type;
 
 trait Operand {
@@ -35,19 +35,21 @@ operands! {
         if x.is_subnormal() { 0.0 } else { x }
     };
     Double: f64 = |x| f64::from_bits(x);
-    Half: f64 = |x| f64::from_bits(convert(x & 0xffff, F16, F64, Rounding::Nearest));
-    Brain: f64 = |x| f64::from_bits(convert(x & 0xffff, BF16, F64, Rounding::Nearest));
+    Half: f32 = |x| f16_to_f32(x as u16);
+    Brain: f32 = |x| bf16_to_f32(x as u16);
 }
 
 macro_rules! test {
     ($o:ident, |$a:ident, $b:ident| $e:expr) => {{
         fn run<$o: Operand>(a: &Lanes, b: &Lanes) -> u32 {
-            let mut out = 0;
-            for i in 0..32 {
-                let ($a, $b) = ($o::read(a[i]), $o::read(b[i]));
-                out |= u32::from($e) << i;
-            }
-            out
+            vectorised(|| {
+                let mut out = 0;
+                for i in 0..32 {
+                    let ($a, $b) = ($o::read(a[i]), $o::read(b[i]));
+                    out |= u32::from($e) << i;
+                }
+                out
+            })
         }
         run::<$o> as WarpTest
     }};

@@ -5,6 +5,7 @@ mod control;
 mod data;
 mod modifiers;
 mod names;
+mod places;
 
 use std::collections::HashMap;
 
@@ -70,15 +71,25 @@ pub(crate) fn decode(entry: &Entry, symbols: &Symbols) -> Result<Program> {
     }
     // A body may end without a `ret`.
     let line = entry.body.last().map_or(entry.line, |s| s.line);
-    instructions.push(Instruction { line, guard: None, class: Class::Control, op: Op::Exit });
-    let mut filled: Vec<_> = decoder.filled.into_iter().map(|(what, reg)| (reg, what)).collect();
-    filled.sort_by_key(|&(reg, _)| reg);
+    instructions.push(Instruction { line, guard: None, class: Class::Control, counter: 0, op: Op::Exit });
+    let mut counted = Vec::new();
+    for instruction in &mut instructions {
+        if matches!(instruction.class, Class::Global | Class::Shared | Class::Atomic) {
+            instruction.counter = counted.len();
+            counted.push(instruction.line);
+        }
+    }
+    let filled = decoder.filled.into_iter().map(|(what, reg)| (reg, what)).collect();
+    let places = places::place(&mut instructions, decoder.registers as usize, filled);
     Ok(Program {
         name: entry.name.clone(),
         instructions,
-        registers: decoder.registers as usize,
+        constants: places.constants.iter().map(|&value| [value; 32]).collect(),
+        registers: places.count,
         predicates: decoder.predicates as usize,
-        filled,
+        filled: places.filled,
+        zeroed: places.zeroed,
+        counted,
         params: layout.params,
         param_bytes: layout.param_bytes,
         shared_bytes: layout.shared_bytes,
@@ -154,7 +165,7 @@ impl<'a> Decoder<'a> {
             _ => return Err(self.refuse(Refusal::Instruction(statement.opcode.clone()))),
         };
         m.end()?;
-        Ok(Instruction { line: statement.line, guard, class: decoded.1, op: decoded.0 })
+        Ok(Instruction { line: statement.line, guard, class: decoded.1, counter: 0, op: decoded.0 })
     }
 
     fn refuse(&self, reason: Refusal) -> Located {

@@ -11,7 +11,7 @@ impl Block<'_> {
     /// Runs the instruction for the lanes of a set.
     pub(crate) fn across(&mut self, warp: &mut Warp, set: u32, at: usize) -> Outcome<()> {
         let program = self.program;
-        let op = &program.instructions[at].op;
+        let (op, counter) = (&program.instructions[at].op, program.instructions[at].counter);
         // PTX leaves it open what these do in a warp that is not whole.
         if matches!(op, Op::MatrixLoad { .. } | Op::MatrixMultiply { .. }) && set != u32::MAX {
             let kind = FaultKind::WarpSyncNotReached { mask: u32::MAX, missing: !set };
@@ -61,7 +61,9 @@ impl Block<'_> {
                 let kind = FaultKind::WarpSyncNotReached { mask: u32::MAX, missing: !set };
                 return Err((set.trailing_zeros(), kind));
             }
-            Op::MatrixLoad { ref to, at, transposed } => return self.matrix_load(warp, to, at, transposed),
+            Op::MatrixLoad { ref to, at, transposed } => {
+                return self.matrix_load(warp, counter, to, at, transposed);
+            }
             Op::MatrixMultiply { ty, ref to, ref a, ref b, ref c, .. } => {
                 return self.matrix_multiply(warp, ty, to, a, b, c);
             }

@@ -53,7 +53,7 @@ impl Block<'_> {
             }
             _ if sync => self.together(warp, current, active, |block, warp, set| block.across(warp, set, at)),
             ref op => {
-                self.plain(warp, active, op)?;
+                self.plain(warp, active, instruction.counter, op)?;
                 warp.groups[current].at += 1;
                 Ok(())
             }
@@ -61,7 +61,7 @@ impl Block<'_> {
     }
 
     /// An instruction after which the lanes go on to the next.
-    fn plain(&mut self, warp: &mut Warp, active: u32, op: &Op) -> Outcome<()> {
+    fn plain(&mut self, warp: &mut Warp, active: u32, counter: usize, op: &Op) -> Outcome<()> {
         match *op {
             Op::Map { run, to, from: [a, b, c, d] } => {
                 let mut out = [0; 32];
@@ -69,12 +69,12 @@ impl Block<'_> {
                 warp.set(to, &out, active);
             }
             Op::Convert { ref how, to, from } => {
-                let out = warp.register(from).map(|x| how.apply(x));
+                let out = how.apply_all(warp.register(from));
                 warp.set(to, &out, active);
             }
             Op::ConvertPair { ref how, to, from: [high, low] } => {
-                let (high, low) = (warp.register(high), warp.register(low));
-                let out = std::array::from_fn(|i| how.apply(high[i]) << 16 | how.apply(low[i]));
+                let (high, low) = (how.apply_all(warp.register(high)), how.apply_all(warp.register(low)));
+                let out = std::array::from_fn(|i| high[i] << 16 | low[i]);
                 warp.set(to, &out, active);
             }
             Op::Test { run, to, opposite, from: [a, b], with } => {
@@ -122,17 +122,17 @@ impl Block<'_> {
                 }
             }
             Op::Load { space, bytes, sign, ref to, at } => {
-                return self.load(warp, active, space, bytes, sign, to, at);
+                return self.load(warp, active, counter, space, bytes, sign, to, at);
             }
             Op::Store { space, bytes, ref from, at } => {
-                return self.store(warp, active, space, bytes, from, at);
+                return self.store(warp, active, counter, space, bytes, from, at);
             }
             Op::Atomic { space, what, ty, to, at, from } => {
-                return self.atomic(warp, active, space, what, ty, to, at, from);
+                return self.atomic(warp, active, counter, space, what, ty, to, at, from);
             }
             Op::ActiveMask { to } => warp.set(to, &[active.into(); 32], active),
             Op::AsyncCopy { bytes, to, from, source_bytes } => {
-                return self.async_copy(warp, active, bytes, to, from, source_bytes);
+                return self.async_copy(warp, active, counter, bytes, to, from, source_bytes);
             }
             Op::AsyncCommit => {
                 for lane in super::lanes(active) {
