@@ -160,6 +160,17 @@ pub enum FaultKind {
         /// The byte.
         address: u64,
     },
+    /// A `trap`: what an assertion that does not hold becomes.
+    #[error("a trap")]
+    Trap,
+    /// A branch by a number that its table of labels does not have.
+    #[error("label {index} of a table of {labels}")]
+    NoSuchLabel {
+        /// The number.
+        index: u32,
+        /// How many labels there are.
+        labels: usize,
+    },
     /// A block that ran more instructions than the launch allows.
     #[error("the block ran more than {0} warp instructions")]
     TooLong(u64),

@@ -1,6 +1,6 @@
 //! Which registers an instruction reads and writes.
 
-use crate::program::{Op, Reg};
+use crate::program::{Op, Reg, Together};
 
 /// What an instruction does with a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +28,11 @@ impl Op {
                 read(from);
                 read(std::slice::from_mut(&mut at.base));
             }
-            Op::Barrier { id, threads } => {
+            Op::Barrier { id, threads, .. } => {
                 read(std::slice::from_mut(id));
                 read(threads.as_mut_slice());
             }
+            Op::BranchIndexed { index, .. } => read(std::slice::from_mut(index)),
             Op::WarpBarrier { mask } | Op::Ballot { mask, .. } | Op::VotePredicate { mask, .. } => {
                 read(std::slice::from_mut(mask));
             }
@@ -40,7 +41,7 @@ impl Op {
                     read(std::slice::from_mut(reg));
                 }
             }
-            Op::Reduce { value, mask, .. } => {
+            Op::Reduce { value, mask, .. } | Op::Match { value, mask, .. } => {
                 read(std::slice::from_mut(value));
                 read(std::slice::from_mut(mask));
             }
@@ -59,6 +60,7 @@ impl Op {
             | Op::PredicateLogic { .. }
             | Op::Branch { .. }
             | Op::Exit
+            | Op::Trap
             | Op::ActiveMask { .. }
             | Op::Nothing
             | Op::AsyncCommit
@@ -74,6 +76,8 @@ impl Op {
             | Op::Shuffle { to, .. }
             | Op::Ballot { to, .. }
             | Op::Reduce { to, .. }
+            | Op::Match { to, .. }
+            | Op::Barrier { reduction: Some((Together::Count(to), _)), .. }
             | Op::ActiveMask { to } => write(to),
             Op::Unpack { to, .. } | Op::Load { to, .. } => to.iter_mut().flatten().for_each(write),
             Op::Atomic { to, .. } => to.iter_mut().for_each(write),
@@ -85,7 +89,9 @@ impl Op {
             | Op::PredicateLogic { .. }
             | Op::Store { .. }
             | Op::Branch { .. }
+            | Op::BranchIndexed { .. }
             | Op::Exit
+            | Op::Trap
             | Op::Barrier { .. }
             | Op::WarpBarrier { .. }
             | Op::VotePredicate { .. }

@@ -159,6 +159,14 @@ pub(crate) enum Atomic {
     Decrement,
 }
 
+/// What a barrier makes of a predicate of all threads of the block, and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Together {
+    Count(Reg),
+    All(Pred),
+    Any(Pred),
+}
+
 /// A predicate as a source, and whether it is negated.
 pub(crate) type PredSource = (Pred, bool);
 
@@ -240,10 +248,17 @@ pub(crate) enum Op {
     Branch {
         to: usize,
     },
+    /// `brx.idx`
+    BranchIndexed {
+        index: Reg,
+        to: Vec<usize>,
+    },
     Exit,
+    Trap,
     Barrier {
         id: Reg,
         threads: Option<Reg>,
+        reduction: Option<(Together, PredSource)>,
     },
     WarpBarrier {
         mask: Reg,
@@ -266,6 +281,14 @@ pub(crate) enum Op {
         how: Vote,
         to: Pred,
         from: PredSource,
+        mask: Reg,
+    },
+    /// `match.sync`: the lanes of the same value, or all or none.
+    Match {
+        all: bool,
+        to: Reg,
+        valid: Option<Pred>,
+        value: Reg,
         mask: Reg,
     },
     /// `redux.sync`

@@ -2,6 +2,7 @@
 
 use super::quick::{bf16_to_f32, f16_to_f32};
 use super::{Lanes, WarpTest, vectorised};
+use crate::program::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::types::Type;
 
 trait Operand {
@@ -114,6 +115,20 @@ pub(crate) fn comparison(name: &str, ty: Type, ftz: bool) -> Option<WarpTest> {
         Type::S32 => ordered::<S32>(name),
         Type::S64 => ordered::<S64>(name),
         _ => None,
+    }
+}
+
+/// `isspacep.space`: whether generic addresses are in a space. Parameters are in global memory too, as PTX has it.
+pub(crate) fn in_space(space: &str) -> WarpTest {
+    fn within(addresses: &Lanes, window: u64) -> u32 {
+        let of = |i: usize| addresses[i].wrapping_sub(window) < WINDOW_BYTES;
+        (0..32).fold(0, |out, i| out | u32::from(of(i)) << i)
+    }
+    match space {
+        "shared" | "shared::cta" => |a, _| within(a, SHARED_WINDOW),
+        "local" => |a, _| within(a, LOCAL_WINDOW),
+        "param" => |a, _| within(a, PARAM_WINDOW),
+        _ => |a, _| !(within(a, SHARED_WINDOW) | within(a, LOCAL_WINDOW)),
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) struct Places {
 struct Stretch {
     from: usize,
     to: usize,
-    next: [Option<usize>; 2],
+    next: Vec<usize>,
 }
 
 type Set = Vec<u64>;
@@ -105,7 +105,11 @@ fn stretches(instructions: &[Instruction]) -> Vec<Stretch> {
     for (at, instruction) in instructions.iter().enumerate() {
         match instruction.op {
             Op::Branch { to } => (starts[to], starts[at + 1]) = (true, true),
-            Op::Exit => starts[at + 1] = true,
+            Op::BranchIndexed { ref to, .. } => {
+                starts[at + 1] = true;
+                to.iter().for_each(|&to| starts[to] = true);
+            }
+            Op::Exit | Op::Trap => starts[at + 1] = true,
             _ => {}
         }
     }
@@ -117,11 +121,13 @@ fn stretches(instructions: &[Instruction]) -> Vec<Stretch> {
         .map(|(&from, to)| {
             let last = &instructions[to - 1];
             let (falls, jumps) = match last.op {
-                Op::Branch { to } => (last.guard.is_some(), index(to)),
-                Op::Exit => (last.guard.is_some(), None),
-                _ => (true, None),
+                Op::Branch { ref to } => (last.guard.is_some(), std::slice::from_ref(to)),
+                Op::BranchIndexed { ref to, .. } => (last.guard.is_some(), to.as_slice()),
+                Op::Exit | Op::Trap => (last.guard.is_some(), [].as_slice()),
+                _ => (true, [].as_slice()),
             };
-            Stretch { from, to, next: [index(to).filter(|_| falls), jumps] }
+            let next = falls.then_some(to).into_iter().chain(jumps.iter().copied());
+            Stretch { from, to, next: next.filter_map(index).collect() }
         })
         .collect()
 }
@@ -153,7 +159,7 @@ fn live(instructions: &mut [Instruction], stretches: &[Stretch], registers: usiz
     while changed {
         changed = false;
         for i in (0..stretches.len()).rev() {
-            for next in stretches[i].next.into_iter().flatten() {
+            for &next in &stretches[i].next {
                 for word in 0..empty.len() {
                     let more = live[i][word] | live[next][word] & !writes[i][word];
                     changed |= more != live[i][word];
@@ -189,7 +195,7 @@ fn spans(
     };
     for (i, stretch) in stretches.iter().enumerate() {
         note_all(&live[i], 2 * stretch.from);
-        for next in stretch.next.into_iter().flatten() {
+        for &next in &stretch.next {
             note_all(&live[next], 2 * stretch.to - 1);
         }
     }

@@ -51,6 +51,20 @@ impl Block<'_> {
                 };
                 warp.set_predicate(to, if holds { u32::MAX } else { 0 }, set);
             }
+            Op::Match { all, to, valid, value, .. } => {
+                let value = *warp.register(value);
+                let mut out = [0; 32];
+                for lane in lanes(set) {
+                    let alike = lanes(set).filter(|&other| value[other] == value[lane]);
+                    let alike = alike.fold(0u32, |mask, other| mask | 1 << other);
+                    out[lane] = u64::from(if all && alike != set { 0 } else { alike });
+                }
+                warp.set(to, &out, set);
+                if let Some(valid) = valid {
+                    let all = lanes(set).all(|lane| out[lane] != 0);
+                    warp.set_predicate(valid, if all { u32::MAX } else { 0 }, set);
+                }
+            }
             Op::Reduce { what, signed, to, value, .. } => {
                 let ty = if signed { Type::S32 } else { Type::U32 };
                 let value = warp.register(value);

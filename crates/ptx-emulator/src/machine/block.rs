@@ -7,7 +7,7 @@ use crate::machine::shared::Shared;
 use crate::machine::warp::{Group, State, Warp};
 use crate::memory::Table;
 use crate::profile::Profile;
-use crate::program::{Filled, Op, Program};
+use crate::program::{Filled, Op, Program, Together};
 
 pub(crate) struct Block<'a> {
     pub program: &'a Program,
@@ -139,6 +139,7 @@ impl<'a> Block<'a> {
             | Op::Shuffle { mask, .. }
             | Op::Ballot { mask, .. }
             | Op::VotePredicate { mask, .. }
+            | Op::Match { mask, .. }
             | Op::Reduce { mask, .. } => warp.register(*mask)[lane as usize] as u32,
             _ => u32::MAX,
         }
@@ -161,6 +162,18 @@ impl<'a> Block<'a> {
             let absent = (0..threads).find(|&t| !here(t)).unwrap_or(waiting);
             let kind = FaultKind::BarrierNotReached { missing: threads - arrived, waiting };
             return Err(self.fault(first.at, absent, kind));
+        }
+        if let Op::Barrier { reduction: Some((to, from)), .. } = self.program.instructions[first.at].op {
+            let holds = |w: &Warp| w.groups.iter().fold(0, |lanes, g| lanes | g.lanes) & w.predicate(from);
+            let count: u32 = warps.iter().map(|w| holds(w).count_ones()).sum();
+            let all = |holds| if holds { u32::MAX } else { 0 };
+            for warp in &mut *warps {
+                match to {
+                    Together::Count(to) => *warp.register_mut(to) = [count.into(); 32],
+                    Together::All(to) => warp.set_predicate(to, all(count == threads), u32::MAX),
+                    Together::Any(to) => warp.set_predicate(to, all(count > 0), u32::MAX),
+                }
+            }
         }
         for warp in warps {
             for group in &mut warp.groups {

@@ -1,5 +1,6 @@
 //! One instruction of a warp.
 
+use crate::fault::FaultKind;
 use crate::machine::Outcome;
 use crate::machine::block::Block;
 use crate::machine::warp::{Group, State, Warp};
@@ -20,6 +21,7 @@ impl Block<'_> {
                 | Op::Ballot { .. }
                 | Op::VotePredicate { .. }
                 | Op::Reduce { .. }
+                | Op::Match { .. }
                 | Op::MatrixLoad { .. }
                 | Op::MatrixMultiply { .. }
         );
@@ -39,13 +41,27 @@ impl Block<'_> {
                 }
                 Ok(())
             }
+            Op::BranchIndexed { index, ref to } => {
+                warp.groups[current].lanes &= !active;
+                warp.groups[current].at += 1;
+                let index = *warp.register(index);
+                for lane in super::lanes(active) {
+                    let labels = to.len();
+                    let at = *to.get(index[lane] as usize).ok_or_else(|| {
+                        (lane as u32, FaultKind::NoSuchLabel { index: index[lane] as u32, labels })
+                    })?;
+                    warp.groups.push(Group { at, lanes: 1 << lane, state: State::Running });
+                }
+                Ok(())
+            }
+            Op::Trap => Err((active.trailing_zeros(), FaultKind::Trap)),
             Op::Exit => {
                 warp.live &= !active;
                 warp.groups[current].lanes &= !active;
                 warp.groups[current].at += 1;
                 Ok(())
             }
-            Op::Barrier { id, threads } => {
+            Op::Barrier { id, threads, .. } => {
                 let lane = active.trailing_zeros() as usize;
                 let id = warp.register(id)[lane] as u32;
                 let threads = threads.map(|n| warp.register(n)[lane] as u32);
