@@ -335,3 +335,12 @@ fn highest_bits_and_dot_products() {
         assert_eq!(warp(&body(types), &[0]), lanes(|i| dot(signs).wrapping_add(i)), "{types}");
     }
 }
+
+#[test]
+fn local_memory_is_each_threads_own() {
+    let body = format!(
+        ".local .align 8 .b8 own[16]; mov.u64 %rd3, own; st.local.v2.u32 [own], {{%r1, %r1}}; cvta.local.u64 %rd4, %rd3;
+         ld.local.u32 %r3, [%rd3]; ld.u32 %r4, [%rd4+4]; mad.lo.u32 %r2, %r3, 100, %r4;\n{STORE}"
+    );
+    assert_eq!(warp(&body, &[0]), lanes(|i| 101 * i));
+}

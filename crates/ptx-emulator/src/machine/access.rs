@@ -75,8 +75,19 @@ impl Block<'_> {
         let mut addresses = addresses(warp, at);
         // Bounds and alignment are those of the whole access: a vector is one.
         let total = bytes * to.len() as u64;
+        let mut alike = Alike::default();
         for lane in lanes(active) {
             let (space, address) = resolve(space, addresses[lane]);
+            // In local memory, one address is as many places as there are lanes.
+            if space != Space::Local
+                && let Some(other) = alike.find(addresses[lane], total, lane)
+            {
+                for &to in to.iter().flatten() {
+                    let to = warp.register_mut(to);
+                    to[lane] = to[other];
+                }
+                continue;
+            }
             let fault = |e| (lane as u32, e);
             checked(space, address, total).map_err(fault)?;
             let mut found = [0; 4];
@@ -314,6 +325,34 @@ impl Block<'_> {
         });
         warp.pending = pending;
         fault.map_or(Ok(()), Err)
+    }
+}
+
+/// Lanes that load from one address in one instruction. To the checks two of them say what many would: that it is read,
+/// and by several lanes; a third one's load brings nothing new.
+struct Alike {
+    /// An address, a lane that loads from it, and whether another one did.
+    seen: [(u64, usize, bool); 16],
+}
+
+impl Default for Alike {
+    fn default() -> Self {
+        Self { seen: [(u64::MAX, 0, false); 16] }
+    }
+}
+
+impl Alike {
+    /// A lane that has loaded what this one is to load, once there were two.
+    #[inline]
+    fn find(&mut self, address: u64, bytes: u64, lane: usize) -> Option<usize> {
+        let seen = &mut self.seen[(address / bytes % 16) as usize];
+        if seen.0 != address {
+            *seen = (address, lane, false);
+            return None;
+        }
+        let again = seen.2;
+        seen.2 = true;
+        again.then_some(seen.1)
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Accesses {
 }
 
 /// The linear index of the other thread of a race, and whether it wrote.
-type Race = (u32, bool);
+pub(crate) type Race = (u32, bool);
 
 impl Stamp {
     #[inline]
@@ -37,6 +37,7 @@ impl Stamp {
         Self { phase, meeting: who.meeting, thread: who.thread as u16 }
     }
 
+    #[inline]
     fn same_warp(self, who: Who) -> bool {
         u32::from(self.thread) / 32 == who.thread / 32
     }
@@ -87,6 +88,7 @@ impl Accesses {
         Ok(())
     }
 
+    #[inline]
     fn was_read_beside(&self, phase: u32, who: Who) -> bool {
         if self.read.phase != phase {
             return false;

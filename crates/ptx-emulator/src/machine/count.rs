@@ -40,16 +40,16 @@ impl Banks {
             return;
         }
         self.instructions += 1;
-        let (together, words) = match bytes {
-            16 => (8, 4),
-            8 => (16, 2),
-            _ => (32, 1),
+        let (together, width) = match bytes {
+            16 => (8, 16),
+            8 => (16, 8),
+            _ => (32, 4),
         };
         for first in (0..32).step_by(together) {
             let part = active & (u32::MAX >> (32 - together)) << first;
             if part != 0 {
                 self.least += 1;
-                self.passes += passes(lanes(part).map(|lane| addresses[lane]), words);
+                self.passes += passes(lanes(part).map(|lane| addresses[lane]), width);
             }
         }
     }
@@ -59,31 +59,32 @@ impl Banks {
         self.instructions += 1;
         for rows in addresses.chunks_exact(8).take(matrices) {
             self.least += 1;
-            self.passes += passes(rows.iter().copied(), 4);
+            self.passes += passes(rows.iter().copied(), 16);
         }
     }
 }
 
-/// The most distinct words that fall on one bank, of up to 32.
-fn passes(addresses: impl Iterator<Item = u64>, words: u64) -> u64 {
-    // The words of each bank, chained: the last one found, and of each the one before on the same bank.
+/// The most distinct words that fall on one bank. The words of one access are side by side, on banks that all accesses of
+/// that width, aligned as they are, take together or leave: what falls on the first of them falls on each.
+fn passes(addresses: impl Iterator<Item = u64>, width: u64) -> u64 {
+    let banks = 128 / width;
+    // What was found, chained by bank: the last on each, and of each the one before it there, counted from 1.
     let (mut all, mut before) = ([0u64; 32], [0u8; 32]);
     let (mut last, mut of_bank) = ([0u8; 32], [0u8; 32]);
     let (mut n, mut most) = (0, 0);
     for address in addresses {
-        for word in address / 4..address / 4 + words {
-            let bank = (word % 32) as usize;
-            let mut found = last[bank];
-            while found != 0 && all[usize::from(found) - 1] != word {
-                found = before[usize::from(found) - 1];
-            }
-            if found == 0 {
-                (all[n], before[n]) = (word, last[bank]);
-                n += 1;
-                last[bank] = n as u8;
-                of_bank[bank] += 1;
-                most = most.max(of_bank[bank]);
-            }
+        let at = address / width;
+        let bank = (at % banks) as usize;
+        let mut found = last[bank];
+        while found != 0 && all[usize::from(found) - 1] != at {
+            found = before[usize::from(found) - 1];
+        }
+        if found == 0 {
+            (all[n], before[n]) = (at, last[bank]);
+            n += 1;
+            last[bank] = n as u8;
+            of_bank[bank] += 1;
+            most = most.max(of_bank[bank]);
         }
     }
     most.into()

@@ -9,7 +9,7 @@
 //! split where an access takes a part of a word, and put together again when a whole one finds the four alike.
 
 use crate::fault::{FaultKind, Nearest, Space};
-use crate::machine::accesses::{Accesses, Who};
+use crate::machine::accesses::{Accesses, Race, Who};
 use crate::program::OWN_BASE;
 
 const WHOLE: u8 = 15;
@@ -36,10 +36,30 @@ enum Kind {
     Atomic,
 }
 
+impl Kind {
+    #[inline]
+    fn note(self, accesses: &mut Accesses, phase: u32, who: Who) -> Result<(), Race> {
+        match self {
+            Self::Read => accesses.read(phase, who),
+            Self::Write => accesses.write(phase, who, false),
+            Self::Atomic => accesses.write(phase, who, true),
+        }
+    }
+}
+
+#[cold]
+fn race(word: usize, byte: usize, (other, other_wrote): Race) -> FaultKind {
+    FaultKind::Race { address: OWN_BASE + (4 * word + byte) as u64, other, other_wrote }
+}
+
+/// The word that less than four aligned bytes are in, with their mask.
+fn part(start: u64, bytes: u64) -> (usize, u8) {
+    ((start / 4) as usize, (WHOLE >> (4 - bytes)) << (start % 4))
+}
+
 /// The words that aligned bytes are in, with the mask of those in each.
 fn parts(start: u64, bytes: u64) -> impl Iterator<Item = (usize, u8)> {
-    let word = (start / 4) as usize;
-    let mask = if bytes >= 4 { WHOLE } else { (WHOLE >> (4 - bytes)) << (start % 4) };
+    let (word, mask) = if bytes < 4 { part(start, bytes) } else { ((start / 4) as usize, WHOLE) };
     (word..word + bytes.div_ceil(4) as usize).map(move |word| (word, mask))
 }
 
@@ -106,24 +126,22 @@ impl Shared {
         if !self.races {
             return Ok(());
         }
-        let phase = self.phase;
-        let act = |accesses: &mut Accesses| match kind {
-            Kind::Read => accesses.read(phase, who),
-            Kind::Write => accesses.write(phase, who, false),
-            Kind::Atomic => accesses.write(phase, who, true),
-        };
-        let race = |byte: u32, (other, other_wrote)| FaultKind::Race {
-            address: OWN_BASE + 4 * word as u64 + u64::from(byte),
-            other,
-            other_wrote,
-        };
-        if mask == WHOLE && !self.accesses[word].split {
-            return act(&mut self.accesses[word]).map_err(|other| race(0, other));
+        let accesses = &mut self.accesses[word];
+        if mask == WHOLE && !accesses.split {
+            return match kind.note(accesses, self.phase, who) {
+                Ok(()) => Ok(()),
+                Err(other) => Err(race(word, 0, other)),
+            };
         }
+        self.note_parts(word, mask, kind, who)
+    }
+
+    fn note_parts(&mut self, word: usize, mask: u8, kind: Kind, who: Who) -> Result<(), FaultKind> {
+        let phase = self.phase;
         let parts = self.parts_of(word);
-        for byte in 0..4u32 {
+        for (byte, part) in parts.iter_mut().enumerate() {
             if mask >> byte & 1 == 1 {
-                act(&mut parts[byte as usize]).map_err(|other| race(byte, other))?;
+                kind.note(part, phase, who).map_err(|other| race(word, byte, other))?;
             }
         }
         if mask == WHOLE {
@@ -182,11 +200,21 @@ impl Shared {
         to: &mut [u32; 4],
     ) -> Result<(), FaultKind> {
         let start = self.start(address, bytes)?;
-        for (word, mask) in parts(start, bytes) {
+        if bytes < 4 {
+            let (word, mask) = part(start, bytes);
             self.check_marks(word, mask, true)?;
             self.note(word, mask, Kind::Read, who)?;
+            *to = self.value(start, bytes);
+            return Ok(());
         }
-        *to = self.value(start, bytes);
+        let words = (start / 4) as usize..((start + bytes) / 4) as usize;
+        for word in words.clone() {
+            self.check_marks(word, WHOLE, true)?;
+            self.note(word, WHOLE, Kind::Read, who)?;
+        }
+        for (to, word) in to.iter_mut().zip(&self.words[words]) {
+            *to = *word;
+        }
         Ok(())
     }
 
