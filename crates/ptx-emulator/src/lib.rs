@@ -20,8 +20,8 @@
 //!         st.global.u32 [%rd3], %r2;
 //!         ret;
 //!     }";
-//! let mut memory = Memory::new();
-//! let module = Module::load(source, &mut memory)?;
+//! let memory = Memory::new();
+//! let module = Module::load(source, &memory)?;
 //! let to = memory.allocate("to", 4 * 64)?;
 //! let profile = module.launch("triple", &Launch::linear(1, 64), &[Arg::U64(to)], &memory)?;
 //! assert_eq!(memory.read(to + 4 * 63, 4)?, 189u32.to_le_bytes());
@@ -107,6 +107,7 @@
 //! each modifier is one the machine honours, and that a refusal names line and text. The part of PTX that a compiler
 //! writes is small and regular, and all of the reading here is a few hundred lines.
 
+mod allocation;
 mod arith;
 mod ast;
 mod decode;
@@ -115,6 +116,7 @@ mod fault;
 mod lex;
 mod machine;
 mod memory;
+mod operands;
 mod parse;
 mod parse_body;
 mod profile;
@@ -125,4 +127,4 @@ pub use error::{ParseError, Refusal};
 pub use fault::{Fault, FaultKind, Nearest, Space};
 pub use machine::launch::{Arg, Launch, LaunchError, LoadError, Module};
 pub use memory::{Memory, MemoryError};
-pub use profile::{Banks, Class, Instructions, Profile, Traffic};
+pub use profile::{Banks, Class, Instructions, Line, Profile, Traffic};

@@ -112,6 +112,46 @@ pub(crate) fn bfi(ty: Type) -> Option<WarpFn> {
     }
 }
 
+/// `bfind{.shiftamt}.type d, a`: the highest bit that is not the sign's, or how far to shift it to the top; all ones
+/// where there is none.
+pub(crate) fn bfind(ty: Type, shift: bool) -> Option<WarpFn> {
+    fn find(value: u64, bits: u32, shift: bool) -> u32 {
+        match value {
+            0 => u32::MAX,
+            _ if shift => value.leading_zeros() + bits - 64,
+            _ => 63 - value.leading_zeros(),
+        }
+    }
+    Some(match (ty, shift) {
+        (Type::U32, false) => warp!(|a| find(a as u32 as u64, 32, false)),
+        (Type::U32, true) => warp!(|a| find(a as u32 as u64, 32, true)),
+        (Type::S32, false) => warp!(|a| find((a as u32 ^ (a as i32 >> 31) as u32) as u64, 32, false)),
+        (Type::S32, true) => warp!(|a| find((a as u32 ^ (a as i32 >> 31) as u32) as u64, 32, true)),
+        (Type::U64, false) => warp!(|a| find(a, 64, false)),
+        (Type::U64, true) => warp!(|a| find(a, 64, true)),
+        (Type::S64, false) => warp!(|a| find(a ^ (a as i64 >> 63) as u64, 64, false)),
+        (Type::S64, true) => warp!(|a| find(a ^ (a as i64 >> 63) as u64, 64, true)),
+        _ => return None,
+    })
+}
+
+/// `dp4a.type.type d, a, b, c`: c and the products of four bytes.
+pub(crate) fn dp4a(types: [Type; 2]) -> Option<WarpFn> {
+    fn dot(a: u64, b: u64, c: u64, signed: [bool; 2]) -> u32 {
+        let byte = |x: u8, signed| if signed { i32::from(x as i8) } else { i32::from(x) };
+        let (a, b) = ((a as u32).to_le_bytes(), (b as u32).to_le_bytes());
+        let products = a.into_iter().zip(b).map(|(a, b)| byte(a, signed[0]) * byte(b, signed[1]));
+        (c as u32).wrapping_add_signed(products.sum())
+    }
+    match types {
+        [Type::U32, Type::U32] => Some(warp!(|a, b, c| dot(a, b, c, [false, false]))),
+        [Type::U32, Type::S32] => Some(warp!(|a, b, c| dot(a, b, c, [false, true]))),
+        [Type::S32, Type::U32] => Some(warp!(|a, b, c| dot(a, b, c, [true, false]))),
+        [Type::S32, Type::S32] => Some(warp!(|a, b, c| dot(a, b, c, [true, true]))),
+        _ => None,
+    }
+}
+
 /// `lop3.b32 d, a, b, c, table`
 pub(crate) fn lop3() -> WarpFn {
     warp!(|a, b, c, table| {

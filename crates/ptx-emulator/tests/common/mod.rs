@@ -24,8 +24,8 @@ pub struct Ran {
 
 /// Runs a body over `a`, which holds these words, and `b`, as many bytes of it as asked for, unwritten.
 pub fn run(body: &str, launch: &Launch, a: &[u32], b: u64) -> Ran {
-    let mut memory = Memory::new();
-    let module = Module::load(&around(body), &mut memory).unwrap_or_else(|e| panic!("{e}"));
+    let memory = Memory::new();
+    let module = Module::load(&around(body), &memory).unwrap_or_else(|e| panic!("{e}"));
     let from = memory.allocate("a", a.len() as u64 * 4).unwrap();
     let bytes: Vec<u8> = a.iter().flat_map(|v| v.to_le_bytes()).collect();
     memory.write(from, &bytes).unwrap();
@@ -56,7 +56,7 @@ pub fn fault(body: &str, threads: u32) -> Fault {
 
 /// What is said of a module that cannot be loaded.
 pub fn refusal(source: &str) -> ptx_emulator::ParseError {
-    match Module::load(source, &mut Memory::new()) {
+    match Module::load(source, &Memory::new()) {
         Err(LoadError::Parse(error)) => error,
         other => panic!("not refused: {other:?}"),
     }
