@@ -164,7 +164,7 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
         reinterpret_cast<float*>(bias_memory)[threadIdx.x] =
             params.has_bias != 0 && exists ? biases.at(head * stretch.head_channels + channel) : 0.0f;
     }
-    wait_for_all_but_last_group();
+    wait_for_groups<1>();
     __syncthreads();
 
     const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -284,7 +284,7 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
         stage_chunk(params.load_unit, tokens, ring, stretch, window, params.groups, chunk + chunks, turn);
         turn = turn + 1 < chunks ? turn + 1 : 0;
         end_group();
-        wait_for_all_but_last_group();
+        wait_for_groups<1>();
         __syncthreads();
     }
 }

@@ -48,8 +48,11 @@ __device__ inline void copy_if(bool exists, unsigned short* to, const unsigned s
 // Waits for all that this thread copies: other threads see it after the next barrier.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// Ends a group of copies.
+// Ends a group: the copies that this thread has sent since the one before.
 __device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits for all groups that this thread ended but the last one.
-__device__ inline void wait_for_all_but_last_group() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+// Waits for all groups of this thread but the last LEFT: other threads see what they copied after the next barrier.
+template <unsigned LEFT>
+__device__ void wait_for_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}

@@ -1,4 +1,4 @@
-// The tensor core's instructions, and groups of copies that are waited for one by one.
+// The tensor core's instructions.
 #pragma once
 
 #include "element.cuh"
@@ -33,13 +33,4 @@ __device__ inline void multiply_matrices<bf16>(float (&sums)[4], const unsigned 
         "{%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "r"(columns[0]), "r"(columns[1]));
-}
-
-// Ends a group: the copies that this thread has sent since the one before.
-__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-// Waits for all groups of this thread but the last LEFT: other threads see what they copied after the next barrier.
-template <unsigned LEFT>
-__device__ void wait_for_groups() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }

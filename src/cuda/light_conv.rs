@@ -1,4 +1,5 @@
 mod multiply_add;
+mod toeplitz;
 
 use crate::Result;
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
@@ -104,5 +105,8 @@ pub(crate) fn plan(
     if conv.sequences().tokens() == 0 {
         return Ok(None);
     }
-    multiply_add::plan(conv, places, listed, limits).map(Some)
+    match toeplitz::plan(conv, places, listed, limits)? {
+        Some(launch) => Ok(Some(launch)),
+        None => multiply_add::plan(conv, places, listed, limits).map(Some),
+    }
 }

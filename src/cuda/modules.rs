@@ -27,6 +27,15 @@ pub(crate) fn light_conv(dtype: DType) -> &'static Module {
     }
 }
 
+/// Light convolution by products of matrices; none in f32.
+pub(crate) fn light_conv_toeplitz(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("light_conv_toeplitz_f16")),
+        DType::BF16 => Some(module!("light_conv_toeplitz_bf16")),
+    }
+}
+
 /// Linear layers: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
 pub(crate) fn linear(dtype: DType, parameters: DType) -> &'static Module {
     match (dtype, parameters) {
