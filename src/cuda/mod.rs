@@ -25,6 +25,7 @@ mod linear;
 mod modules;
 mod plan;
 mod sequences;
+mod traffic;
 
 /// The cudarc that this crate is built with.
 pub use ::cudarc;
@@ -40,3 +41,4 @@ pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs};
 pub use sequences::DeviceSequences;
+pub use traffic::Traffic;

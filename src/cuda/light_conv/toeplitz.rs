@@ -4,11 +4,12 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::light_conv::Places;
 use crate::cuda::limits::Limits;
-use crate::cuda::modules;
+use crate::cuda::modules::{self, Module};
 use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
-use crate::gpu::{Tiles, window};
+use crate::cuda::traffic::{SECTOR, Traffic, filter, list, tiles_of};
+use crate::gpu::{Tiles, listed, window};
 use crate::problem::Convolution;
-use crate::{DType, Normalize, Result};
+use crate::{DType, Normalize, Result, Sequence, Sequences};
 
 /// Rows and columns of a band's products, in tokens.
 const SIDE: usize = 16;
@@ -100,6 +101,43 @@ impl Shape {
     }
 }
 
+/// The kernel, if this form is for such a convolution.
+fn kernel(conv: &Convolution) -> Option<(&'static Module, Kernel)> {
+    let module = modules::light_conv_toeplitz(conv.dtype())?;
+    let width = conv.window().width();
+    let kernel = KERNELS.into_iter().find(|kernel| width <= (kernel.products - 1) * SIDE + 1)?;
+    (conv.head_channels() >= HEAD_CHANNELS).then_some((module, kernel))
+}
+
+/// What the call reads and writes, if this form is for such a convolution.
+pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits) -> Result<Option<Traffic>> {
+    let Some((_, kernel)) = kernel(conv) else {
+        return Ok(None);
+    };
+    let listed = listed(sequences.shape()) || sequences.continues();
+    let Shape { tiles, groups, .. } = Shape::new(kernel, conv, listed, limits)?;
+    let window = WindowParams::new(conv)?;
+    let row = (conv.channels() * conv.dtype().size() / SECTOR) as u64;
+    // The heads of each column's groups.
+    let each = conv.head_channels().div_ceil(GROUP);
+    let columns = (0..tiles.columns).map(|column| {
+        let end = ((column + 1) * groups).min(conv.heads() * each);
+        column * groups / each..(end - 1) / each + 1
+    });
+    let filters: u64 = columns.flatten().map(|head| filter(conv, head, 0, conv.window().width())).sum();
+    let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
+    for tile in tiles_of(&tiles, sequences) {
+        let Sequence { length, padding, .. } = tile.sequence;
+        let computed = tile.outputs(&tiles, length);
+        all.written += row * tile.outputs(&tiles, length + padding) as u64;
+        all.parameters += filters;
+        if computed > 0 {
+            all.read += row * tile.tokens(conv, &window, 0, computed + conv.window().width() - 1) as u64;
+        }
+    }
+    Ok(Some(all))
+}
+
 /// The launch, if this form is for such a convolution.
 pub(crate) fn plan(
     conv: &Convolution,
@@ -107,17 +145,11 @@ pub(crate) fn plan(
     listed: bool,
     limits: &Limits,
 ) -> Result<Option<Launch>> {
-    let width = conv.window().width();
-    let kernel = KERNELS.into_iter().find(|kernel| width <= (kernel.products - 1) * SIDE + 1);
-    let (Some(module), Some(kernel)) = (modules::light_conv_toeplitz(conv.dtype()), kernel) else {
+    let Some((module, kernel)) = kernel(conv) else {
         return Ok(None);
     };
-    let head_channels = conv.head_channels();
-    if head_channels < HEAD_CHANNELS {
-        return Ok(None);
-    }
     let Shape { tiles, groups, rows, chunk } = Shape::new(kernel, conv, listed, limits)?;
-    let dtype = conv.dtype();
+    let (dtype, head_channels) = (conv.dtype(), conv.head_channels());
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };
     // A unit is of one head: groups begin at every eighth of its channels.
