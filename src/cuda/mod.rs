@@ -25,6 +25,8 @@ mod linear;
 mod modules;
 mod plan;
 mod sequences;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 /// The cudarc that this crate is built with.

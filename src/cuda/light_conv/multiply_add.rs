@@ -106,6 +106,25 @@ impl Shape {
         }
     }
 
+    /// Whether the kernel can do with it.
+    fn holds(&self, conv: &Convolution) -> bool {
+        let Shape { lanes, groups, tiles, rounds, taps } = *self;
+        let (row, width) = (2 * lanes * conv.dtype().size(), conv.window().width());
+        let heads = (conv.heads().min(2 * lanes) + 1).min((2 * lanes).div_ceil(conv.head_channels()) + 1);
+        let heads = heads.min(conv.heads());
+        row.is_multiple_of(16)
+            && row <= ROW_BYTES[0]
+            && lanes * groups <= THREADS
+            && lanes * tiles.columns * 2 >= conv.channels()
+            && row * tiles.phases * (tiles.steps + taps - 1) <= TOKEN_BYTES
+            && taps.is_multiple_of(OCTET)
+            && taps > 0
+            && taps / 4 * (heads.min(64) | 1) <= TAP_QUADS
+            && tiles.steps.is_multiple_of(STEPS)
+            && rounds * groups * STEPS >= tiles.outputs()
+            && (rounds == 1 || width <= taps)
+    }
+
     /// Rows of the halo that a tile of many reads, for each that it writes.
     fn halo(&self, conv: &Convolution) -> f64 {
         let (width, steps) = (conv.window().width(), self.tiles.steps);
@@ -158,7 +177,9 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
 }
 
 pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &Limits) -> Result<Launch> {
-    let Shape { lanes, groups, tiles, rounds, taps } = Shape::new(conv, listed, limits)?;
+    let shape = Shape::new(conv, listed, limits)?;
+    debug_assert!(shape.holds(conv), "{shape:?} for {conv:?}");
+    let Shape { lanes, groups, tiles, rounds, taps } = shape;
     let (dtype, channels) = (conv.dtype(), conv.channels());
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };

@@ -99,6 +99,21 @@ impl Shape {
         let tiles = Tiles::of(sequences, window, listed, [1, walk], columns)?;
         Ok(Shape { tiles, groups, rows: chunks(chunk) * chunk, chunk })
     }
+
+    /// Whether the kernel can do with it.
+    fn holds(&self, kernel: Kernel, conv: &Convolution) -> bool {
+        let Shape { tiles, groups, rows, chunk } = *self;
+        groups > 0
+            && groups <= kernel.groups
+            && tiles.columns * groups >= conv.heads() * conv.head_channels().div_ceil(GROUP)
+            && chunk > 0
+            && chunk.is_multiple_of(SIDE)
+            && rows.is_multiple_of(chunk)
+            && rows >= chunk + (kernel.products - 1) * SIDE
+            && rows * (groups | 1) * 16 <= kernel.ring
+            && (tiles.steps.is_multiple_of(chunk) || tiles.span >= conv.sequences().longest())
+            && tiles.phases == 1
+    }
 }
 
 /// The kernel, if this form is for such a convolution.
@@ -148,7 +163,9 @@ pub(crate) fn plan(
     let Some((module, kernel)) = kernel(conv) else {
         return Ok(None);
     };
-    let Shape { tiles, groups, rows, chunk } = Shape::new(kernel, conv, listed, limits)?;
+    let shape = Shape::new(kernel, conv, listed, limits)?;
+    debug_assert!(shape.holds(kernel, conv), "{shape:?} for {conv:?}");
+    let Shape { tiles, groups, rows, chunk } = shape;
     let (dtype, head_channels) = (conv.dtype(), conv.head_channels());
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };
