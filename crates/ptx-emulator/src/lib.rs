@@ -41,7 +41,7 @@
 //! run. Today there are:
 //!
 //! - integers and bits: `add sub mul mad div rem min max neg abs and or xor not shl shr popc clz brev bfind bfe bfi
-//!   lop3 prmt shf dp4a`, of 16, 32 and 64 bits;
+//!   lop3 prmt shf dp4a mul24 mad24`, of 16, 32 and 64 bits; `add sub mad` with carries;
 //! - floats: `add sub mul fma mad div rcp sqrt min max neg abs` of f32 (`.ftz`, `.sat`) and f64, rounded to nearest
 //!   even; `add sub mul fma` of f32 rounded toward zero, down and up (`expf` is made of these too);
 //!   `add sub mul fma min max neg abs` of f16 and bf16 and their pairs; f32's `.approx` and `.full` functions;
@@ -53,8 +53,7 @@
 //! - `bra`, `brx.idx`, `ret`, `exit`, `trap`; `bar.sync`, `barrier.sync` and their `.red`; `bar.warp.sync shfl vote match
 //!   activemask redux membar fence nanosleep`.
 //!
-//! Not yet, among much else: functions and `call`, `printf`, textures, directed rounding of other arithmetic, carries,
-//! `mul24`, halves' approximate functions, FP8, TF32, integer and f64 matrices, f16 sums in `mma.sync`, `wmma`,
+//! Not yet, among much else: functions and `call`, `printf`, textures, directed rounding of other arithmetic, halves' approximate functions, FP8, TF32, integer and f64 matrices, f16 sums in `mma.sync`, `wmma`,
 //! `movmatrix`, `stmatrix`, barriers of a part of a block, `bar.arrive`, `mbarrier`, clusters, TMA, `wgmma`, clocks.
 //!
 //! `.loc`, `.file`, `.pragma`, `.section` with what is in it, linkage, `.minnctapersm` and `.maxnreg` are read and have
