@@ -72,3 +72,8 @@ pub const ROOM: &str = "mov.u32 %r3, room; shl.b32 %r4, %r1, 2; add.s32 %r3, %r3
 pub fn lanes(f: impl Fn(u32) -> u32) -> Vec<u32> {
     (0..32).map(f).collect()
 }
+
+/// A list of one range.
+pub fn one(range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+    vec![range]
+}
