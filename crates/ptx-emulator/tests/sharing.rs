@@ -83,3 +83,24 @@ fn what_a_kernel_leaves_out_is_told() {
     launch(&module, &memory, 1, from, to).unwrap();
     assert_eq!(memory.unwritten(to, 512).unwrap(), common::one(to + 256..to + 512));
 }
+
+#[test]
+fn a_module_gives_its_variables_back() {
+    let memory = Memory::new();
+    let with = |body: &str| {
+        let entry = triple();
+        let at = entry.find(".visible").unwrap();
+        format!(
+            "{}.global .u32 count[4] = {{1, 2}};\n.const .u64 limit = 7;\n{}{body}",
+            &entry[..at],
+            &entry[at..]
+        )
+    };
+    let module = Module::load(&with(""), &memory).unwrap();
+    assert_eq!(memory.held(), (2, 24));
+    module.unload(&memory).unwrap();
+    assert_eq!(memory.held(), (0, 0));
+    // And so does one that could not be loaded.
+    assert!(Module::load(&with(".visible .entry more() { sad.u32 %r1; }"), &memory).is_err());
+    assert_eq!(memory.held(), (0, 0));
+}
