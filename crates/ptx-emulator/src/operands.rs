@@ -16,6 +16,7 @@ impl Op {
         let mut read = |regs: &mut [Reg]| regs.iter_mut().for_each(|r| visit(r, Use::Read));
         match self {
             Op::Map { from, .. } => read(from),
+            Op::Carry { from, .. } => read(from),
             Op::Convert { from, .. } | Op::Unpack { from, .. } => read(std::slice::from_mut(from)),
             Op::ConvertPair { from, .. } | Op::Test { from, .. } | Op::Select { from, .. } => read(from),
             Op::Pack { from, .. } => read(from),
@@ -69,6 +70,7 @@ impl Op {
         let mut write = |reg: &mut Reg| visit(reg, Use::Written);
         match self {
             Op::Map { to, .. }
+            | Op::Carry { to, .. }
             | Op::Convert { to, .. }
             | Op::ConvertPair { to, .. }
             | Op::Select { to, .. }

@@ -159,6 +159,16 @@ pub(crate) enum Atomic {
     Decrement,
 }
 
+/// What an instruction with a carry adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Add,
+    Subtract,
+    /// The lower half of a product, and a third operand.
+    AddLow,
+    AddHigh,
+}
+
 /// What a barrier makes of a predicate of all threads of the block, and where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Together {
@@ -176,6 +186,16 @@ pub(crate) enum Op {
         run: WarpFn,
         to: Reg,
         from: [Reg; 4],
+    },
+    /// `add.cc`, `addc` and their like.
+    Carry {
+        what: Carried,
+        ty: Type,
+        to: Reg,
+        from: [Reg; 3],
+        carry: Pred,
+        takes: bool,
+        gives: bool,
     },
     Convert {
         how: Conversion,

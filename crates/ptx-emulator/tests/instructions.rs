@@ -2,12 +2,8 @@
 
 mod common;
 
-use common::{LOAD, ROOM, STORE, refusal, run, warp, words};
+use common::{ROOM, STORE, lanes, refusal, run, warp, words};
 use ptx_emulator::Launch;
-
-fn lanes(f: impl Fn(u32) -> u32) -> Vec<u32> {
-    (0..32).map(f).collect()
-}
 
 #[test]
 fn lanes_part_and_meet_again() {
@@ -69,17 +65,6 @@ fn votes_and_reductions() {
 }
 
 #[test]
-fn predicates_and_their_opposites() {
-    let body = format!(
-        "setp.lt.u32 %p1, %r1, 20; setp.gt.and.u32 %p2|%p3, %r1, 10, %p1;
-         selp.u32 %r2, 1, 0, %p2; selp.u32 %r3, 2, 0, %p3; add.s32 %r2, %r2, %r3;
-         xor.pred %p4, %p2, %p3; not.pred %p4, %p4; @%p4 add.s32 %r2, %r2, 8;\n{STORE}"
-    );
-    let expected = |l| u32::from(l > 10 && l < 20) + 2 * u32::from(l <= 10) + 8 * u32::from(l >= 20);
-    assert_eq!(warp(&body, &[0]), lanes(expected));
-}
-
-#[test]
 fn packing_and_vectors() {
     let body = format!(
         "ld.global.v4.u16 {{%rs1,%rs2,_,%rs4}}, [%rd1]; mov.b32 %r2, {{%rs4, %rs1}};
@@ -122,14 +107,6 @@ fn atomics_of_all_blocks_come_to_one_sum() {
         "cvt.rn.f32.u32 %f1, %r1; atom.global.add.f32 %f2, [%rd1], %f1; cvt.rzi.u32.f32 %r2, %f2;\n{STORE}"
     );
     assert_eq!(warp(&sum, &[0]), lanes(|l| l * l.saturating_sub(1) / 2));
-}
-
-#[test]
-fn half_instructions_and_conversions_in_pairs() {
-    let body = format!("{LOAD} mov.b32 %r3, 0x3c003c00; fma.rn.f16x2 %r2, %r2, %r2, %r3;\n{STORE}");
-    assert_eq!(warp(&body, &[0x4000_3c00; 32])[0], 0x4500_4000);
-    let body = format!("cvt.rn.bf16x2.f32 %r2, 0f40000000, 0f3F800000;\n{STORE}");
-    assert_eq!(warp(&body, &[0])[0], 0x4000_3f80);
 }
 
 #[test]
@@ -260,30 +237,6 @@ fn a_trap_names_its_thread() {
 }
 
 #[test]
-fn selections_by_sign_and_by_space() {
-    let body = format!(
-        "{LOAD} mov.b32 %f1, %r2; slct.u32.f32 %r3, 1, 2, %f1; slct.u32.s32 %r4, 10, 20, %r2;
-        add.s32 %r2, %r3, %r4;\n{STORE}"
-    );
-    let values = [0f32, -0.0, -1.0, 1.0, f32::NAN, -f32::MIN_POSITIVE];
-    let given: Vec<u32> = (0..32).map(|i| values[i % 6].to_bits()).collect();
-    let expected = lanes(|i| {
-        let value = values[i as usize % 6];
-        (if value >= 0.0 { 1 } else { 2 }) + if value.is_sign_positive() { 10 } else { 20 }
-    });
-    assert_eq!(warp(&body, &given), expected);
-    let body = format!(
-        ".local .b8 own[16]; mov.u32 %r3, room; cvt.u64.u32 %rd3, %r3; cvta.shared.u64 %rd3, %rd3; mov.u64 %rd4, own;
-         cvta.local.u64 %rd4, %rd4; mov.b64 %rd5, a; cvta.param.u64 %rd5, %rd5; mov.u32 %r2, 0;
-         isspacep.shared %p1, %rd3; @%p1 or.b32 %r2, %r2, 1; isspacep.local %p1, %rd4; @%p1 or.b32 %r2, %r2, 2;
-         isspacep.global %p1, %rd2; @%p1 or.b32 %r2, %r2, 4; isspacep.param %p1, %rd5; @%p1 or.b32 %r2, %r2, 8;
-         isspacep.global %p1, %rd5; @%p1 or.b32 %r2, %r2, 16; isspacep.shared %p1, %rd4; @%p1 or.b32 %r2, %r2, 32;
-         isspacep.local %p1, %rd2; @%p1 or.b32 %r2, %r2, 64; isspacep.global %p1, %rd3; @%p1 or.b32 %r2, %r2, 128;\n{STORE}"
-    );
-    assert_eq!(warp(&body, &[0]), [31; 32]);
-}
-
-#[test]
 fn barriers_that_count() {
     let body = format!(
         "setp.lt.u32 %p1, %r1, 40; bar.red.popc.u32 %r2, 0, %p1; barrier.cta.red.or.pred %p2, 0, !%p1;
@@ -303,37 +256,6 @@ fn lanes_that_match() {
     assert_eq!(warp(&body("all.sync.b32"), &[0]), [0; 32]);
     let body = format!("match.all.sync.b32 %r2|%p1, 9, -1; @!%p1 mov.u32 %r2, 5;\n{STORE}");
     assert_eq!(warp(&body, &[0]), [u32::MAX; 32]);
-}
-
-#[test]
-fn highest_bits_and_dot_products() {
-    let body = format!(
-        "{LOAD} bfind.u32 %r3, %r2; bfind.shiftamt.s32 %r4, %r2; mad.lo.u32 %r2, %r3, 64, %r4;\n{STORE}"
-    );
-    let given: Vec<u32> =
-        (0..32).map(|i| 5u32.wrapping_mul(1 << i) ^ if i % 2 == 1 { u32::MAX } else { 0 }).collect();
-    let expected = lanes(|i| {
-        let value = given[i as usize];
-        let magnitude = if (value as i32) < 0 { !value } else { value };
-        let high = if value == 0 { u32::MAX } else { 31 - value.leading_zeros() };
-        let shift = if magnitude == 0 { u32::MAX } else { magnitude.leading_zeros() };
-        high.wrapping_mul(64).wrapping_add(shift)
-    });
-    assert_eq!(warp(&body, &given), expected);
-    let body = |types: &str| format!("dp4a.{types} %r2, 0x80ff7f02, 0xff02ff03, %r1;\n{STORE}");
-    let dot = |signs: [bool; 2]| {
-        let byte = |x: u8, signed: bool| if signed { i32::from(x as i8) } else { i32::from(x) };
-        let pairs = [0x02u8, 0x7f, 0xff, 0x80].into_iter().zip([0x03u8, 0xff, 0x02, 0xff]);
-        pairs.map(|(a, b)| byte(a, signs[0]) * byte(b, signs[1])).sum::<i32>() as u32
-    };
-    for (types, signs) in [
-        ("u32.u32", [false; 2]),
-        ("s32.u32", [true, false]),
-        ("u32.s32", [false, true]),
-        ("s32.s32", [true; 2]),
-    ] {
-        assert_eq!(warp(&body(types), &[0]), lanes(|i| dot(signs).wrapping_add(i)), "{types}");
-    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn class(ty: Type) -> Class {
 
 impl Decoder<'_> {
     /// An instruction of one target, and of sources all of one type.
-    fn map(&mut self, run: WarpFn, to: Type, from: &[Type], operands: &[Operand]) -> Result<Op> {
+    pub(super) fn map(&mut self, run: WarpFn, to: Type, from: &[Type], operands: &[Operand]) -> Result<Op> {
         if operands.len() != from.len() + 1 {
             return Err(self.operand_error(format!("{} operands expected", from.len() + 1)));
         }

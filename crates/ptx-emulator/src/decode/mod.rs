@@ -1,6 +1,7 @@
 //! Statements into instructions: names resolved, modifiers understood one by one, operands checked.
 
 mod arithmetic;
+mod carry;
 mod control;
 mod data;
 mod modifiers;
@@ -43,6 +44,8 @@ struct Decoder<'a> {
     registers: Reg,
     predicates: Pred,
     filled: HashMap<Filled, Reg>,
+    /// The carry of each lane, which no register declares.
+    carry: Option<Pred>,
     /// The statement at hand.
     line: u32,
     scope: usize,
@@ -62,6 +65,7 @@ pub(crate) fn decode(entry: &Entry, symbols: &Symbols) -> Result<Program> {
         registers: 0,
         predicates: 0,
         filled: HashMap::new(),
+        carry: None,
         line: entry.line,
         scope: 0,
         ordered: false,
@@ -149,6 +153,9 @@ impl<'a> Decoder<'a> {
         let mut m = Modifiers::new(&statement.opcode, statement.line);
         let operands = &statement.operands;
         let decoded = match m.name() {
+            "add" | "sub" | "mad" if m.has("cc") => self.carry(&mut m, operands)?,
+            "addc" | "subc" | "madc" => self.carry(&mut m, operands)?,
+            "mul24" | "mad24" => self.product_of_24(&mut m, operands)?,
             "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "neg" | "abs" | "rcp"
             | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => {
                 self.arithmetic(&mut m, operands)?

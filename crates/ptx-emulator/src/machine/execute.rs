@@ -1,5 +1,6 @@
 //! One instruction of a warp.
 
+use crate::arith::int;
 use crate::fault::FaultKind;
 use crate::machine::Outcome;
 use crate::machine::block::Block;
@@ -83,6 +84,21 @@ impl Block<'_> {
                 let mut out = [0; 32];
                 run([warp.register(a), warp.register(b), warp.register(c), warp.register(d)], &mut out);
                 warp.set(to, &out, active);
+            }
+            Op::Carry { what, ty, to, from, carry, takes, gives } => {
+                let [a, b, c] = from.map(|r| warp.register(r));
+                let before = if takes { warp.predicates[carry as usize] } else { 0 };
+                let (mut out, mut after) = ([0; 32], 0);
+                for lane in 0..32 {
+                    let sources = [a[lane], b[lane], c[lane]];
+                    let (value, carried) = int::carried(what, ty, sources, before >> lane & 1 == 1);
+                    out[lane] = value;
+                    after |= u32::from(carried) << lane;
+                }
+                warp.set(to, &out, active);
+                if gives {
+                    warp.set_predicate(carry, after, active);
+                }
             }
             Op::Convert { ref how, to, from } => {
                 let out = how.apply_all(warp.register(from));

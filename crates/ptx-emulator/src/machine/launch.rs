@@ -22,6 +22,8 @@ const WORTH_A_THREAD: u64 = 2000;
 pub struct Module {
     source: String,
     programs: Vec<Program>,
+    /// Where its variables lie.
+    variables: Vec<u64>,
 }
 
 /// A module that could not be loaded.
@@ -163,14 +165,26 @@ impl Arg {
 impl Module {
     /// Reads a module and puts its variables into memory.
     pub fn load(source: &str, memory: &Memory) -> Result<Self, LoadError> {
-        let parsed = parse(source)?;
-        let located = |e: Located| e.in_source(source);
+        let mut module = Self { source: source.to_owned(), programs: Vec::new(), variables: Vec::new() };
+        match module.read(memory) {
+            Ok(()) => Ok(module),
+            Err(error) => {
+                module.unload(memory)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn read(&mut self, memory: &Memory) -> Result<(), LoadError> {
+        let parsed = parse(&self.source)?;
+        let located = |e: Located| e.in_source(&self.source);
         let mut symbols = Symbols::default();
         for variable in &parsed.variables {
             let mut address = 0;
             if matches!(variable.storage, Storage::Global | Storage::Const) {
                 let read_only = variable.storage == Storage::Const;
                 address = memory.allocate_as(&variable.name, variable.bytes, read_only)?;
+                self.variables.push(address);
                 // What has no initial value is zero.
                 let mut bytes = variable.initial.clone();
                 bytes.resize(variable.bytes as usize, 0);
@@ -179,8 +193,14 @@ impl Module {
             symbols.add(variable, address).map_err(located)?;
         }
         let programs = parsed.entries.iter().map(|e| decode(e, &symbols));
-        let programs = programs.collect::<Result<_, _>>().map_err(located)?;
-        Ok(Self { source: source.to_owned(), programs })
+        self.programs = programs.collect::<Result<_, _>>().map_err(located)?;
+        Ok(())
+    }
+
+    /// Gives back the memory of the module's variables, which stays theirs otherwise. The memory must be that which the
+    /// module was loaded into.
+    pub fn unload(self, memory: &Memory) -> Result<(), MemoryError> {
+        self.variables.iter().try_for_each(|&address| memory.free(address))
     }
 
     /// The names of the kernels.

@@ -57,50 +57,72 @@ impl Block<'_> {
         b: &[Reg],
         c: &[Reg; 4],
     ) -> Outcome<()> {
-        let depth = 8 * b.len();
-        let number = match ty {
-            Type::F16 => f16_to_f32,
-            Type::BF16 => bf16_to_f32,
+        let out = match ty {
+            Type::F16 => product::<false>(warp, a, b, c),
+            Type::BF16 => product::<true>(warp, a, b, c),
             _ => return Err((0, FaultKind::Unsupported("a matrix product of this type"))),
         };
-        let mut rows = [[0f64; 16]; 16];
-        let mut of_depth = [[0f64; 8]; 16];
-        let mut sums = [[0f64; 8]; 16];
-        let halves = |bits: u64| [number(bits as u16), number((bits >> 16) as u16)].map(f64::from);
-        for lane in 0..32 {
-            let (g, t) = (lane / 4, lane % 4 * 2);
-            for (i, &reg) in a.iter().enumerate() {
-                let to = &mut rows[g + i % 2 * 8][t + i / 2 * 8..][..2];
-                to.copy_from_slice(&halves(warp.register(reg)[lane]));
-            }
-            for (i, &reg) in b.iter().enumerate() {
-                let [low, high] = halves(warp.register(reg)[lane]);
-                (of_depth[t + i * 8][g], of_depth[t + i * 8 + 1][g]) = (low, high);
-            }
-            for (i, &reg) in c.iter().enumerate() {
-                sums[g + i / 2 * 8][t + i % 2] = f32::from_bits(warp.register(reg)[lane] as u32).into();
-            }
-        }
-        vectorised(|| {
-            for (sums, row) in sums.iter_mut().zip(&rows) {
-                for (x, columns) in row.iter().zip(&of_depth[..depth]) {
-                    for (sum, y) in sums.iter_mut().zip(columns) {
-                        *sum += x * y;
-                    }
-                }
-            }
-        });
-        let mut out = [[0u64; 32]; 4];
-        for lane in 0..32 {
-            for (i, out) in out.iter_mut().enumerate() {
-                let sum = sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] as f32;
-                out[lane] = u64::from(if sum.is_nan() { 0x7fff_ffff } else { sum.to_bits() });
-            }
-        }
         for (reg, out) in d.iter().zip(&out) {
             warp.set(*reg, out, u32::MAX);
         }
-        self.profile.matrix_multiply_adds += 16 * 8 * depth as u64;
+        self.profile.matrix_multiply_adds += 16 * 8 * 8 * b.len() as u64;
         Ok(())
     }
+}
+
+/// The numbers in the lower and in the upper halves of a register.
+#[inline(always)]
+fn halves<const BF: bool>(register: &Lanes) -> [[f64; 32]; 2] {
+    let number = |bits: u16| f64::from(if BF { bf16_to_f32(bits) } else { f16_to_f32(bits) });
+    [0, 16].map(|shift| register.map(|bits| number((bits >> shift) as u16)))
+}
+
+/// The registers of d, from those of fragments as PTX lays them out.
+fn product<const BF: bool>(warp: &Warp, a: &[Reg], b: &[Reg], c: &[Reg; 4]) -> [Lanes; 4] {
+    let depth = 8 * b.len();
+    vectorised(|| {
+        let mut rows = [[0f64; 16]; 16];
+        let mut of_depth = [[0f64; 8]; 16];
+        let mut sums = [[0f64; 8]; 16];
+        // A lane's row or column, and the first of the two elements side by side in a register.
+        let place = |lane: usize| (lane / 4, lane % 4 * 2);
+        for (i, &reg) in a.iter().enumerate() {
+            for (high, numbers) in halves::<BF>(warp.register(reg)).iter().enumerate() {
+                for (lane, &number) in numbers.iter().enumerate() {
+                    let (g, t) = place(lane);
+                    rows[g + i % 2 * 8][t + i / 2 * 8 + high] = number;
+                }
+            }
+        }
+        for (i, &reg) in b.iter().enumerate() {
+            for (high, numbers) in halves::<BF>(warp.register(reg)).iter().enumerate() {
+                for (lane, &number) in numbers.iter().enumerate() {
+                    let (g, t) = place(lane);
+                    of_depth[t + i * 8 + high][g] = number;
+                }
+            }
+        }
+        for (i, &reg) in c.iter().enumerate() {
+            for (lane, &bits) in warp.register(reg).iter().enumerate() {
+                let (g, t) = place(lane);
+                sums[g + i / 2 * 8][t + i % 2] = f32::from_bits(bits as u32).into();
+            }
+        }
+        for (sums, row) in sums.iter_mut().zip(&rows) {
+            for (x, columns) in row.iter().zip(&of_depth[..depth]) {
+                for (sum, y) in sums.iter_mut().zip(columns) {
+                    *sum += x * y;
+                }
+            }
+        }
+        let mut out = [[0; 32]; 4];
+        for (i, out) in out.iter_mut().enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                let (g, t) = place(lane);
+                let sum = sums[g + i / 2 * 8][t + i % 2] as f32;
+                *out = u64::from(if sum.is_nan() { 0x7fff_ffff } else { sum.to_bits() });
+            }
+        }
+        out
+    })
 }

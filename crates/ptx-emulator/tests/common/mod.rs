@@ -68,3 +68,12 @@ pub const STORE: &str = "mul.wide.u32 %rd9, %r1, 4; add.s64 %rd9, %rd9, %rd2; st
 pub const LOAD: &str = "mul.wide.u32 %rd8, %r1, 4; add.s64 %rd8, %rd8, %rd1; ld.global.u32 %r2, [%rd8];\n";
 /// `%r3` is the address of this thread's word of `room`.
 pub const ROOM: &str = "mov.u32 %r3, room; shl.b32 %r4, %r1, 2; add.s32 %r3, %r3, %r4;\n";
+
+pub fn lanes(f: impl Fn(u32) -> u32) -> Vec<u32> {
+    (0..32).map(f).collect()
+}
+
+/// A list of one range.
+pub fn one(range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+    vec![range]
+}
