@@ -24,3 +24,9 @@ __device__ inline void copy(unsigned short* to, const unsigned short* from) { *t
 
 // Waits for all that this thread copies: other threads see it after the next barrier.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Ends a group of copies.
+__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for all groups that this thread ended but the last one.
+__device__ inline void wait_for_all_but_last_group() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }

@@ -1,0 +1,304 @@
+// Light convolution: y[t, c] = bias[c] + sum_j w[h(c), j] x[t + j r - P, c], w = normalize(weight).
+//
+// module light_conv_toeplitz_f16 TOKEN=f16
+// module light_conv_toeplitz_bf16 TOKEN=bf16
+//
+// HEADER
+
+#include "shared/element.cuh"
+#include "shared/tiles.cuh"
+#include "shared/ring.cuh"
+#include "shared/taps.cuh"
+#include "shared/band.cuh"
+#include "shared/convolve.cuh"
+
+// Groups of 8 channels that a block has at most. Each is a warp's own. Where a band takes so many registers that a
+// multiprocessor holds 12 warps, they are of three blocks.
+template <class X>
+__device__ constexpr unsigned groups(unsigned products) {
+    return Parts<X>::COUNT * products > 20 ? 4 : 8;
+}
+
+// The ring: under 48 KiB together with the bands.
+__device__ constexpr unsigned ring_bytes(unsigned products) { return products > 5 ? 36864 : 41472; }
+
+// Heads that 8 groups of channels can touch, two groups a head or more.
+constexpr unsigned HEADS = 5;
+
+// Normalisation.
+constexpr unsigned NONE = 0;
+constexpr unsigned SOFTMAX_IN_RANGE = 2;
+
+struct Params {
+    // Elements from one token to the next.
+    unsigned long long x_stride;
+    unsigned long long y_stride;
+    // `phases` is 1.
+    Tiles tiles;
+    Window window;
+    unsigned channels;
+    // Channels of a head, R.
+    unsigned head_channels;
+    // 0: none, 1: softmax over all taps, 2: over those in range.
+    unsigned normalize;
+    unsigned has_bias;
+    // Whether weights and biases are f32.
+    unsigned wide;
+    // Groups of 8 channels that a block has at most.
+    unsigned groups;
+    // Rows of tokens that lie in the block's memory, and rows of a chunk.
+    unsigned rows;
+    unsigned chunk;
+    // Bytes of a unit in which x and history are read and y is written: 16, 8, 4 or 2.
+    unsigned load_unit;
+    unsigned store_unit;
+};
+
+// What multiply-adds for an output want to know.
+template <class X>
+struct Plain {
+    const Params& params;
+    const Stretch& stretch;
+    const Ring& ring;
+    Filters<X> filters;
+    TapMemory taps;
+    // Counted from the first.
+    unsigned head;
+    // Bytes from the beginning of a row to the lane's two channels.
+    unsigned offset;
+
+    __device__ Taps in_range(unsigned output) const {
+        const Window& window = params.window;
+        const int position = stretch.tile.start + int(output * window.dilation);
+        return Taps{first_tap(window, stretch.past, position),
+                    end_tap(window, stretch.tile.sequence.length, position)};
+    }
+
+    // The total of the weights over the taps that are in range of an output.
+    __device__ float total(unsigned output) const {
+        const Taps some = in_range(output);
+        float total = 0.0f;
+#pragma unroll 1
+        for (unsigned tap = some.begin; tap < some.end; tap++) {
+            total += taps.at(head, tap);
+        }
+        return total;
+    }
+
+    // The sum for an output, its row of tokens being in place `place` of the ring. At the edge the weights are those of a
+    // softmax over the taps in range.
+    __device__ float2 sum(unsigned output, unsigned place, bool edge) const {
+        const Taps some = in_range(output);
+        float largest = LOWEST, total = 0.0f;
+        if (edge) {
+#pragma unroll 1
+            for (unsigned tap = some.begin; tap < some.end; tap++) {
+                largest = fmaxf(largest, filters.at(head, tap));
+            }
+#pragma unroll 1
+            for (unsigned tap = some.begin; tap < some.end; tap++) {
+                total += expf(filters.at(head, tap) - largest);
+            }
+        }
+        float2 sum = make_float2(0.0f, 0.0f);
+#pragma unroll 1
+        for (unsigned tap = some.begin; tap < some.end; tap++) {
+            unsigned row = place + tap;
+            row = row < ring.rows ? row : row - ring.rows;
+            const float2 token = token_at<X>(ring.memory + row * ring.pitch + offset);
+            const float weight = edge ? expf(filters.at(head, tap) - largest) / total : taps.at(head, tap);
+            multiply_add(sum, make_float2(weight, weight), token);
+        }
+        return sum;
+    }
+};
+
+// Of an output by products without the tokens that are infinite or NaN, and one by multiply-adds with them: where the latter
+// is a number, there is no such token in the window, and the products are what they are without any such token near.
+__device__ inline float chosen(bool left_over, float products, float plain) {
+    return !left_over && fabsf(products) <= LARGEST && fabsf(plain) <= LARGEST ? products : plain;
+}
+
+template <class X, unsigned PRODUCTS>
+__device__ void light_conv(const X* x, const void* weight, const void* bias, const X* history, const uint4* sequences,
+                           X* y, const Params& params) {
+    constexpr unsigned WORDS = Band<X, PRODUCTS>::WORDS;
+    __shared__ uint4 token_memory[ring_bytes(PRODUCTS) / sizeof(uint4)];
+    // As many taps as a band of so many products holds.
+    __shared__ float4 tap_memory[PRODUCTS * SIDE / 4 * HEADS];
+    __shared__ unsigned short bands[HEADS * Parts<X>::COUNT * WORDS];
+    __shared__ Head about[HEADS];
+    __shared__ float2 bias_memory[groups<X>(PRODUCTS) * GROUP / 2];
+    __shared__ Stretch stretch;
+
+    if (threadIdx.x == 0) {
+        stretch = stretch_of(params.tiles, sequences, params.window, params.channels, params.head_channels,
+                             params.groups, PRODUCTS);
+    }
+    __syncthreads();
+    if (stretch.outputs == 0) {
+        return;
+    }
+    const Window& window = params.window;
+    const Ring ring = {reinterpret_cast<unsigned char*>(token_memory), (params.groups | 1) * unsigned(sizeof(uint4)),
+                       params.rows, params.chunk};
+    const Tokens<X> tokens = {x, params.x_stride, history, y, params.y_stride, params.channels, 0};
+    const unsigned chunks = ring.rows / ring.chunk;
+    for (unsigned chunk = 0; chunk < chunks; chunk++) {
+        stage_chunk(params.load_unit, tokens, ring, stretch, window, params.groups, chunk, chunk);
+        end_group();
+    }
+
+    const unsigned first_head = stretch.first_group / stretch.groups_each;
+    const unsigned end_head = (stretch.first_group + stretch.groups - 1) / stretch.groups_each + 1;
+    const Filters<X> filters = {{weight, params.wide}, first_head, end_head - first_head, window.width};
+    const TapMemory taps = {tap_memory, HEADS};
+    fill(filters, taps, params.normalize != NONE, static_cast<const Softmax*>(nullptr), 0, window.width);
+    make_bands<X>(taps, filters.heads, window.width, bands, WORDS, about);
+    if (threadIdx.x < groups<X>(PRODUCTS) * GROUP) {
+        const unsigned group = stretch.first_group + threadIdx.x / GROUP;
+        const unsigned head = group / stretch.groups_each;
+        const unsigned channel = (group - head * stretch.groups_each) * GROUP + threadIdx.x % GROUP;
+        const bool exists = group < stretch.first_group + stretch.groups && channel < stretch.head_channels;
+        const Parameters<X> biases = {bias, params.wide};
+        reinterpret_cast<float*>(bias_memory)[threadIdx.x] =
+            params.has_bias != 0 && exists ? biases.at(head * stretch.head_channels + channel) : 0.0f;
+    }
+    wait_for_all_but_last_group();
+    __syncthreads();
+
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const unsigned g = lane / 4, t = lane % 4;
+    const bool computes = warp < stretch.groups && stretch.computed > 0;
+    // Of this warp's group.
+    const unsigned group = stretch.first_group + min(warp, stretch.groups - 1);
+    const unsigned head = group / stretch.groups_each;
+    Band<X, PRODUCTS> band;
+    band.load(bands + (head - first_head) * Parts<X>::COUNT * WORDS);
+    const Plain<X> plain = {params, stretch, ring, filters, taps, head - first_head,
+                            warp * unsigned(sizeof(uint4)) + t * 4};
+
+    // Tokens of PRODUCTS matrices, of which a tile of outputs leaves one behind.
+    unsigned b[PRODUCTS][2];
+    const unsigned rows = unsigned(__cvta_generic_to_shared(ring.memory)) + warp * unsigned(sizeof(uint4));
+    // The place of the next row that this lane gives the address of.
+    unsigned next = lane % SIDE;
+    const auto load_next = [&](unsigned (&b)[2]) {
+        load_rows(b, rows + next * ring.pitch);
+        next += SIDE;
+        next = next < ring.rows ? next : next - ring.rows;
+    };
+    if (computes) {
+#pragma unroll
+        for (unsigned n = 0; n + 1 < PRODUCTS; n++) {
+            load_next(b[n]);
+        }
+    }
+    // Where the chunk lies in the ring, in chunks.
+    unsigned turn = 0;
+    for (unsigned chunk = 0;; chunk++) {
+        const unsigned first = chunk * ring.chunk;
+        const unsigned end = min(first + ring.chunk, stretch.computed);
+#pragma unroll 1
+        for (unsigned output = first; computes && output < end; output += SIDE) {
+            const unsigned place = turn * ring.chunk + (output - first);
+            load_next(b[PRODUCTS - 1]);
+            const Head& about_head = about[head - first_head];
+            const int position = stretch.tile.start + int(output * window.dilation);
+            const bool edge = params.normalize == SOFTMAX_IN_RANGE &&
+                              (position < int(window.left) - stretch.past ||
+                               position + int((SIDE - 1) * window.dilation + window.reach - window.left) >=
+                                   stretch.tile.sequence.length);
+            const bool left_over = about_head.plain != 0 || edge && about_head.even == 0;
+            float sums[4];
+            // Whether they are made without the tokens that are infinite or NaN.
+            bool without = false;
+#pragma unroll 1
+            for (;;) {
+                band.convolve(sums, b);
+                bool wanting = left_over;
+#pragma unroll
+                for (unsigned i = 0; i < 4; i++) {
+                    wanting = wanting || !(fabsf(sums[i]) <= LARGEST);
+                }
+                if (without || !__any_sync(0xffffffffu, wanting)) {
+                    break;
+                }
+                without = true;
+#pragma unroll
+                for (unsigned n = 0; n < PRODUCTS; n++) {
+                    b[n][0] = finite<X>(b[n][0]);
+                    b[n][1] = finite<X>(b[n][1]);
+                }
+            }
+            float scale[2] = {about_head.unscale, about_head.unscale};
+            if (edge) {
+#pragma unroll
+                for (unsigned i = 0; i < 2; i++) {
+                    const float total = plain.total(output + g + 8 * i);
+                    scale[i] = total > 0.0f ? scale[i] / total : 0.0f;
+                }
+            }
+            const float2 start = bias_memory[warp * (GROUP / 2) + t];
+            float2 values[2];
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++) {
+                values[i].x = fmaf(sums[2 * i], scale[i], start.x);
+                values[i].y = fmaf(sums[2 * i + 1], scale[i], start.y);
+            }
+            if (without) {
+#pragma unroll
+                for (unsigned i = 0; i < 2; i++) {
+                    const float2 sum = plain.sum(output + g + 8 * i, place + g + 8 * i, edge);
+                    values[i].x = chosen(left_over, values[i].x, sum.x + start.x);
+                    values[i].y = chosen(left_over, values[i].y, sum.y + start.y);
+                }
+                next = place + lane % SIDE;
+#pragma unroll
+                for (unsigned n = 0; n < PRODUCTS; n++) {
+                    load_next(b[n]);
+                }
+            }
+            // The others have read what this one overwrites.
+            __syncwarp();
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++) {
+                unsigned char* to = ring.memory + (place + g + 8 * i) * ring.pitch + plain.offset;
+                *reinterpret_cast<typename Pair<X>::Word*>(to) = Pair<X>::rounded(values[i]);
+            }
+#pragma unroll
+            for (unsigned n = 0; n + 1 < PRODUCTS; n++) {
+                b[n][0] = b[n + 1][0];
+                b[n][1] = b[n + 1][1];
+            }
+        }
+        __syncthreads();
+        store_chunk(params.store_unit, tokens, ring, stretch, window.dilation, params.groups, chunk, turn);
+        if (first + ring.chunk >= stretch.outputs) {
+            break;
+        }
+        // A thread brings in what it stored itself, where the units are the same.
+        if (params.load_unit != params.store_unit) {
+            __syncthreads();
+        }
+        stage_chunk(params.load_unit, tokens, ring, stretch, window, params.groups, chunk + chunks, turn);
+        turn = turn + 1 < chunks ? turn + 1 : 0;
+        end_group();
+        wait_for_all_but_last_group();
+        __syncthreads();
+    }
+}
+
+#define ENTRY(NAME, PRODUCTS)                                                                                          \
+    extern "C" __global__ __launch_bounds__(groups<TOKEN>(PRODUCTS) * WARP, 2) void NAME(                                                     \
+        const TOKEN* __restrict__ x, const void* __restrict__ weight, const void* __restrict__ bias,                   \
+        const TOKEN* __restrict__ history, const uint4* __restrict__ sequences, TOKEN* __restrict__ y,                 \
+        const __grid_constant__ Params params) {                                                                       \
+        light_conv<TOKEN, PRODUCTS>(x, weight, bias, history, sequences, y, params);                                   \
+    }
+
+// By the number of products: K up to 17, 33, 65 and 129.
+ENTRY(light_conv_2, 2)
+ENTRY(light_conv_3, 3)
+ENTRY(light_conv_5, 5)
+ENTRY(light_conv_9, 9)
