@@ -3,7 +3,36 @@
 // module light_conv_toeplitz_f16 TOKEN=f16
 // module light_conv_toeplitz_bf16 TOKEN=bf16
 //
-// HEADER
+// This is the form by products of matrices, for numbers of 16 bits, heads of 16 channels and more, and windows of up to 129
+// taps. All channels of a head share a filter, so that 16 outputs of 8 channels are a band of taps, 16 x (16 + K - 1), times
+// as many tokens: ceil((K + 15) / 16) products for each of the parts that a tap is made of (`shared/band.cuh`).
+//
+// A warp has 8 channels of one head. It makes the matrices of the band once and keeps them in registers, and so it does with
+// the tokens, of which each tile of 16 outputs loads 16. The warps of a block have 64 channels side by side, or 32, and walk
+// along time together: tokens pass through a ring in the block's memory (`shared/ring.cuh`), a chunk ahead of the products,
+// and the outputs of a chunk take the places of tokens that no later output reads, and leave by the widest units that
+// alignment allows. So a token is read once, and once more where it is in the halo of a walk. Where a head's channels are
+// no multiple of 8, its last group is filled up with zeros; a dilated window sees one phase, whose tokens are as good as
+// neighbours; where a call has fewer channels than a block, the warps left over only copy.
+//
+// A product multiplies what is out of range by zero, and a zero times a token that is infinite or NaN is NaN. What is not
+// of the sequence is zero in the ring. Of the sequence's own tokens that may be so, the sums tell: where one of a tile's is
+// not a number, the tile is made again without such tokens, and each output that has one in its window is made by
+// multiply-adds. The others keep the bits that they have when no such token is near. The same multiply-adds make all outputs
+// of a head whose taps parts cannot hold (infinite, NaN, or too far apart for f16), and the edges of a softmax over the taps
+// in range where its taps are too far apart for the sum to be divided by their total, as it is elsewhere.
+//
+// There is an entry for 2, 3, 5 and 9 products. K, normalisation, dilation and alignment are numbers at run time.
+//
+// Floor and prediction, written before the first run on a GPU. 8 sequences of 4096 tokens, 1024 channels in 16 heads, bf16,
+// on an H100 (3.35 TB/s; 132 multiprocessors at 1.7 GHz, 4 instructions a cycle each):
+//   bytes:   134 MB at 3.0 TB/s, what a copy reaches: 45 us. Walks of 480 tokens at K = 31, and of 1024 at K = 127, read
+//            6 and 12 % of the tokens twice: 46 and 48 us, less what the cache has.
+//   K = 3, 31: a tile of 128 outputs is 6 or 9 products among some 100 instructions of a warp, and 35 more for its share of
+//            copies and of the walk's beginning: 39 us of issue beside the bytes. Three blocks hold 24 warps, and 36 KiB of
+//            tokens on their way. Predicted 52 to 62 us, 0.75 to 0.85 of the floor.
+//   K = 127: 27 products, at 6 to 7 cycles of a quarter of a multiprocessor each, are 50 to 58 us: as long as the bytes, and
+//            12 warps overlap them less well. Predicted 65 to 85 us, 0.55 to 0.7. In f16, with 18, 55 to 70 us.
 
 #include "shared/element.cuh"
 #include "shared/tiles.cuh"
@@ -26,11 +55,17 @@ constexpr unsigned HEADS = 5;
 constexpr unsigned NONE = 0;
 constexpr unsigned SOFTMAX_IN_RANGE = 2;
 
+// The numbers of a call, in this order; the plan fills them.
+//   groups is even, but for what there is fewer of in all; at most `most_groups`.
+//   rows is a whole number of chunks, at most ring_bytes / (16 (groups | 1)), and at least (products - 1) * 16 rounded up
+//   to whole chunks, and two chunks more. chunk is a multiple of 16.
+//   load_unit and store_unit divide the bytes of a head's channels, unless these are a multiple of 8.
+//   width is at most 16 products - 15, and head_channels at least 16.
 struct Params {
     // Elements from one token to the next.
     unsigned long long x_stride;
     unsigned long long y_stride;
-    // `phases` is 1.
+    // `phases` is 1, and `steps` a multiple of 16: what a block walks. A phase is a tile.
     Tiles tiles;
     Window window;
     unsigned channels;
