@@ -1,6 +1,6 @@
 // The filters of heads as bands of a matrix: row i of output times column k of token is tap k - i.
 //
-// In the block's memory a band is the parts of its taps, one after another: WORDS numbers of each part, with 15 zeros before
+// In the block's memory a band is the parts of its taps, one after another: OF_PART numbers of each part, with 15 zeros before
 // the first tap and zeros after the last, so that tap k - i is number k - i + 15. A warp has a head to itself.
 //
 // f16 has too few exponents for any f32. All taps of a head are scaled by a power of two that brings the largest to
@@ -46,63 +46,23 @@ struct Scale<bf16> {
 
 __device__ inline float power_of_two(int power) { return __uint_as_float(unsigned(power + 127) << 23); }
 
-// Writes the bands of heads whose taps are in memory, each by the warp that filled them.
-template <class X>
-__device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned width, unsigned short* bands, unsigned words,
-                           Head* about) {
-    const unsigned lane = threadIdx.x % WARP;
-    __syncwarp();
-#pragma unroll 1
-    for (unsigned head = threadIdx.x / WARP; head < heads; head += blockDim.x / WARP) {
-        float largest = 0.0f;
-        bool infinite = false, uneven = false, off = false;
-#pragma unroll 1
-        for (unsigned tap = lane; tap < width; tap += WARP) {
-            const float size = fabsf(memory.at(head, tap));
-            largest = fmaxf(largest, size);
-            uneven = uneven || !(size >= 0x1p-20f);
-        }
-        largest = warp_largest(largest);
-        const int power = Scale<X>::power(fminf(largest, LARGEST));
-        const float scale = power_of_two(power);
-#pragma unroll 1
-        for (unsigned word = lane; word < words; word += WARP) {
-            const unsigned tap = word - (SIDE - 1);
-            const float weight = tap < width ? memory.at(head, tap) * scale : 0.0f;
-            const Parts<X> parts(weight);
-            // Also where the first part is infinite and the weight is not.
-            infinite = infinite || !(fabsf(number(parts.parts[0])) <= LARGEST);
-            off = off || !(fabsf(parts.off) <= fabsf(weight) * (0x1p-22f * Half<X>::PRECISION));
-#pragma unroll
-            for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
-                bands[(head * Parts<X>::COUNT + part) * words + word] = Half<X>::bits(parts.parts[part]);
-            }
-        }
-        off = __any_sync(0xffffffffu, off);
-        const bool plain = __any_sync(0xffffffffu, infinite) || off && largest >= Scale<X>::PLAIN_FROM;
-        uneven = __any_sync(0xffffffffu, uneven);
-        if (lane == 0) {
-            about[head] = Head{power_of_two(-power), plain, !uneven};
-        }
-    }
-}
-
 // A band as matrices A for a lane: that of product n holds columns 16 n and on.
 template <class X, unsigned PRODUCTS>
 struct Band {
-    // Numbers of a part.
-    static constexpr unsigned WORDS = (PRODUCTS + 1) * SIDE;
+    // Numbers of a part, and of all.
+    static constexpr unsigned OF_PART = (PRODUCTS + 1) * SIDE;
+    static constexpr unsigned NUMBERS = Parts<X>::COUNT * OF_PART;
     unsigned parts[Parts<X>::COUNT][PRODUCTS][4];
 
     __device__ void load(const unsigned short* band) {
         const unsigned g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
         for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
-            const unsigned short* words = band + part * WORDS + SIDE - 1 + 2 * t - g;
+            const unsigned short* numbers = band + part * OF_PART + SIDE - 1 + 2 * t - g;
             // By 8 columns: rows from 8 on have what the others have 8 columns before.
 #pragma unroll
             for (int eighth = -1; eighth < 2 * int(PRODUCTS); eighth++) {
-                const unsigned pair = words[8 * eighth] | unsigned(words[8 * eighth + 1]) << 16;
+                const unsigned pair = numbers[8 * eighth] | unsigned(numbers[8 * eighth + 1]) << 16;
                 if (eighth % 2 == 0) {
                     parts[part][eighth / 2][0] = parts[part][eighth / 2][3] = pair;
                     continue;
@@ -137,3 +97,44 @@ struct Band {
         }
     }
 };
+
+// Writes the bands of heads whose taps are in memory, each by the warp that filled them.
+template <class X, unsigned PRODUCTS>
+__device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned width, unsigned short* bands,
+                           Head* about) {
+    const unsigned lane = threadIdx.x % WARP;
+    __syncwarp();
+#pragma unroll 1
+    for (unsigned head = threadIdx.x / WARP; head < heads; head += blockDim.x / WARP) {
+        float largest = 0.0f;
+        bool infinite = false, uneven = false, off = false;
+#pragma unroll 1
+        for (unsigned tap = lane; tap < width; tap += WARP) {
+            const float size = fabsf(memory.at(head, tap));
+            largest = fmaxf(largest, size);
+            uneven = uneven || !(size >= 0x1p-20f);
+        }
+        largest = warp_largest(largest);
+        const int power = Scale<X>::power(fminf(largest, LARGEST));
+        const float scale = power_of_two(power);
+#pragma unroll 1
+        for (unsigned at = lane; at < Band<X, PRODUCTS>::OF_PART; at += WARP) {
+            const unsigned tap = at - (SIDE - 1);
+            const float weight = tap < width ? memory.at(head, tap) * scale : 0.0f;
+            const Parts<X> parts(weight);
+            // Also where the first part is infinite and the weight is not.
+            infinite = infinite || !(fabsf(number(parts.parts[0])) <= LARGEST);
+            off = off || !(fabsf(parts.off) <= fabsf(weight) * (0x1p-22f * Half<X>::PRECISION));
+#pragma unroll
+            for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
+                bands[head * Band<X, PRODUCTS>::NUMBERS + part * Band<X, PRODUCTS>::OF_PART + at] = Half<X>::bits(parts.parts[part]);
+            }
+        }
+        off = __any_sync(0xffffffffu, off);
+        const bool plain = __any_sync(0xffffffffu, infinite) || off && largest >= Scale<X>::PLAIN_FROM;
+        uneven = __any_sync(0xffffffffu, uneven);
+        if (lane == 0) {
+            about[head] = Head{power_of_two(-power), plain, !uneven};
+        }
+    }
+}

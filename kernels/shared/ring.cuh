@@ -13,7 +13,8 @@ constexpr unsigned GROUP = 8;
 
 struct Ring {
     unsigned char* memory;
-    // Bytes from row to row.
+    // Groups of channels of a row, and bytes from row to row.
+    unsigned groups;
     unsigned pitch;
     unsigned rows;
     unsigned chunk;
@@ -24,11 +25,16 @@ struct Stretch {
     Tile tile;
     // Tokens of the history in reach.
     int past;
-    // Outputs; those that are tokens, the others being padding; and rows of tokens that these read.
+    // Outputs, and those of them that are tokens, the others being padding.
     unsigned outputs;
     unsigned computed;
-    unsigned tokens;
-    // Rows that matrices read: those past the tokens are zero.
+    // Rows that are tokens of the history, and of x: from one of these to the next. The others are zeros. All taps are in
+    // range of the outputs from the first of these to `whole_end`.
+    unsigned history_row;
+    unsigned first_row;
+    unsigned end_row;
+    unsigned whole_end;
+    // Rows that matrices read.
     unsigned rows;
     // Groups of channels, counted over all heads, of which there are `groups_each` in a head.
     unsigned first_group;
@@ -45,14 +51,20 @@ __device__ inline Stretch stretch_of(const Tiles& tiles, const uint4* sequences,
     stretch.tile = tile_of(tiles, sequences);
     const Sequence& sequence = stretch.tile.sequence;
     stretch.past = min(sequence.past, int(window.reach));
-    const auto steps = [&](int end) {
-        const int left = end - stretch.tile.start;
-        return left <= 0 ? 0 : min((unsigned(left) + tiles.dilation - 1) / tiles.dilation, tiles.steps);
+    // Steps of the phase from `start` on that come before `end`.
+    const auto steps = [&](int start, int end) {
+        return end <= start ? 0 : (unsigned(end - start) + tiles.dilation - 1) / tiles.dilation;
     };
-    stretch.outputs = steps(sequence.room);
-    stretch.computed = steps(sequence.length);
-    stretch.tokens = stretch.computed == 0 ? 0 : stretch.computed + window.width - 1;
-    stretch.rows = stretch.computed == 0 ? 0 : ((stretch.computed + 15) / 16 + matrices - 1) * 16;
+    const int start = stretch.tile.start;
+    stretch.outputs = min(steps(start, sequence.room), tiles.steps);
+    stretch.computed = min(steps(start, sequence.length), tiles.steps);
+    const bool none = stretch.computed == 0;
+    stretch.history_row = steps(start - int(window.left), -stretch.past);
+    stretch.first_row = steps(start - int(window.left), 0);
+    const unsigned end_row = steps(start - int(window.left), sequence.length);
+    stretch.end_row = none ? 0 : min(end_row, stretch.computed + window.width - 1);
+    stretch.whole_end = end_row < window.width ? 0 : end_row - (window.width - 1);
+    stretch.rows = none ? 0 : ((stretch.computed + 15) / 16 + matrices - 1) * 16;
     stretch.groups_each = (head_channels + GROUP - 1) / GROUP;
     stretch.first_group = stretch.tile.column * groups;
     stretch.groups = min(groups, channels / head_channels * stretch.groups_each - stretch.first_group);
@@ -60,58 +72,82 @@ __device__ inline Stretch stretch_of(const Tiles& tiles, const uint4* sequences,
     return stretch;
 }
 
-// What a thread copies of every row: a unit, at the same place in all rows.
-template <class Unit, class X>
+// The channels of a group: the first, and how many there are.
+struct Channels {
+    unsigned first;
+    unsigned count;
+};
+
+__device__ inline Channels channels_of(const Stretch& stretch, unsigned group) {
+    const unsigned head = (stretch.first_group + group) / stretch.groups_each;
+    const unsigned within = (stretch.first_group + group - head * stretch.groups_each) * GROUP;
+    const unsigned count = group < stretch.groups ? min(GROUP, stretch.head_channels - within) : 0;
+    return Channels{head * stretch.head_channels + within, count};
+}
+
+// Of numbers below 4096.
+__device__ inline unsigned quotient(unsigned number, unsigned by) {
+    return unsigned(__fdividef(float(number) + 0.5f, float(by)));
+}
+
+// What a thread copies of every row: a unit, at the same place in all rows; of one row, and then of every `at_once` rows.
 struct Column {
     unsigned unit;
-    // The row it begins with.
     unsigned row;
     unsigned at_once;
-    unsigned channel;
-    // Whether there are such channels.
-    bool exists;
 
-    __device__ Column(const Stretch& stretch, unsigned groups) {
-        constexpr unsigned EACH = GROUP * sizeof(X) / sizeof(Unit);
-        const unsigned units = groups * EACH;
-        row = threadIdx.x / units;
-        unit = threadIdx.x - row * units;
-        at_once = blockDim.x / units;
-        const unsigned group = stretch.first_group + unit / EACH;
-        const unsigned head = group / stretch.groups_each;
-        const unsigned within = (group - head * stretch.groups_each) * GROUP + unit % EACH * (GROUP / EACH);
-        channel = head * stretch.head_channels + within;
-        exists = unit / EACH < stretch.groups && within < stretch.head_channels;
+    __device__ explicit Column(unsigned units) {
+        // Found anew for every chunk: kept over the products, it would take their registers.
+        unsigned thread;
+        asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+        at_once = quotient(blockDim.x, units);
+        row = quotient(thread, units);
+        unit = thread - row * units;
         // Threads that are left over have no row.
-        row = row < at_once ? row : 0xffffffffu / 2;
+        row = row < at_once ? row : 0x7fffffffu;
     }
 };
 
 // Brings in the rows of a chunk, into the places of chunk `place`: tokens, and zeros where there are none.
 template <class Unit, class X>
 __device__ void stage_chunk_by(const Tokens<X>& tokens, const Ring& ring, const Stretch& stretch, const Window& window,
-                               unsigned groups, unsigned chunk, unsigned place) {
-    const Column<Unit, X> column(stretch, groups);
+                               const Channels* groups, unsigned chunk, unsigned place) {
+    constexpr unsigned EACH = GROUP * sizeof(X) / sizeof(Unit);
+    const Column column(ring.groups * EACH);
+    const unsigned end = min((chunk + 1) * ring.chunk, stretch.rows);
+    unsigned row = chunk * ring.chunk + column.row;
+    if (row >= end) {
+        return;
+    }
+    const Channels of = groups[column.unit / EACH];
+    const unsigned channel = of.first + column.unit % EACH * (GROUP / EACH);
+    const bool exists = column.unit % EACH * (GROUP / EACH) < of.count;
+    const unsigned count = exists && stretch.end_row > stretch.first_row ? stretch.end_row - stretch.first_row : 0;
+    unsigned char* to = ring.memory + (place * ring.chunk + column.row) * ring.pitch + column.unit * sizeof(Unit);
+    const int start = stretch.tile.start - int(window.left);
+    const long long first = static_cast<long long>(stretch.tile.sequence.first) + start;
+    const X* from = tokens.x + (first + static_cast<long long>(row) * window.dilation) *
+                                   static_cast<long long>(tokens.x_stride) + channel;
+    const long long step = static_cast<long long>(column.at_once) * window.dilation *
+                           static_cast<long long>(tokens.x_stride);
 #pragma unroll 1
-    for (unsigned step = column.row; step < ring.chunk; step += column.at_once) {
-        const unsigned row = chunk * ring.chunk + step;
-        if (row >= stretch.rows) {
-            break;
-        }
-        Unit* to = reinterpret_cast<Unit*>(ring.memory + (place * ring.chunk + step) * ring.pitch) + column.unit;
-        const int position = stretch.tile.start + int(row * window.dilation) - int(window.left);
-        if (column.exists && row < stretch.tokens && position >= -stretch.past &&
-            position < stretch.tile.sequence.length) {
-            copy(to, reinterpret_cast<const Unit*>(tokens.at(stretch.tile, window, position) + column.channel));
+    for (; row < end; row += column.at_once) {
+        if (row - stretch.first_row < count) {
+            copy(reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(from));
+        } else if (exists && row >= stretch.history_row && row < stretch.first_row && row < stretch.end_row) {
+            const X* past = tokens.at(stretch.tile, window, start + int(row * window.dilation));
+            copy(reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(past + channel));
         } else {
-            *to = Unit();
+            *reinterpret_cast<Unit*>(to) = Unit();
         }
+        to += column.at_once * ring.pitch;
+        from += step;
     }
 }
 
 template <class X>
 __device__ void stage_chunk(unsigned unit_bytes, const Tokens<X>& tokens, const Ring& ring, const Stretch& stretch,
-                            const Window& window, unsigned groups, unsigned chunk, unsigned place) {
+                            const Window& window, const Channels* groups, unsigned chunk, unsigned place) {
     if (unit_bytes == 16) {
         stage_chunk_by<uint4>(tokens, ring, stretch, window, groups, chunk, place);
     } else if (unit_bytes == 8) {
@@ -126,31 +162,35 @@ __device__ void stage_chunk(unsigned unit_bytes, const Tokens<X>& tokens, const 
 // Stores the outputs of a chunk, which lie in the places of chunk `place`; zero in the padding.
 template <class Unit, class X>
 __device__ void store_chunk_by(const Tokens<X>& tokens, const Ring& ring, const Stretch& stretch, unsigned dilation,
-                               unsigned groups, unsigned chunk, unsigned place) {
-    const Column<Unit, X> column(stretch, groups);
-    if (!column.exists) {
+                               const Channels* groups, unsigned chunk, unsigned place) {
+    constexpr unsigned EACH = GROUP * sizeof(X) / sizeof(Unit);
+    const Column column(ring.groups * EACH);
+    const unsigned end = min((chunk + 1) * ring.chunk, stretch.outputs);
+    unsigned output = chunk * ring.chunk + column.row;
+    const Channels of = groups[column.unit / EACH];
+    if (output >= end || column.unit % EACH * (GROUP / EACH) >= of.count) {
         return;
     }
+    const unsigned char* from = ring.memory + (place * ring.chunk + column.row) * ring.pitch + column.unit * sizeof(Unit);
+    const unsigned long long first = stretch.tile.sequence.first + unsigned(stretch.tile.start);
+    X* to = tokens.y + (first + static_cast<unsigned long long>(output) * dilation) * tokens.y_stride + of.first +
+            column.unit % EACH * (GROUP / EACH);
+    const unsigned long long step = static_cast<unsigned long long>(column.at_once) * dilation * tokens.y_stride;
 #pragma unroll 1
-    for (unsigned step = column.row; step < ring.chunk; step += column.at_once) {
-        const unsigned output = chunk * ring.chunk + step;
-        if (output >= stretch.outputs) {
-            break;
-        }
-        const unsigned char* row = ring.memory + (place * ring.chunk + step) * ring.pitch;
-        const unsigned position = unsigned(stretch.tile.start) + output * dilation;
-        X* to = tokens.y + (stretch.tile.sequence.first + position) * tokens.y_stride + column.channel;
+    for (; output < end; output += column.at_once) {
         Unit unit = Unit();
         if (output < stretch.computed) {
-            unit = reinterpret_cast<const Unit*>(row)[column.unit];
+            unit = *reinterpret_cast<const Unit*>(from);
         }
         *reinterpret_cast<Unit*>(to) = unit;
+        from += column.at_once * ring.pitch;
+        to += step;
     }
 }
 
 template <class X>
 __device__ void store_chunk(unsigned unit_bytes, const Tokens<X>& tokens, const Ring& ring, const Stretch& stretch,
-                            unsigned dilation, unsigned groups, unsigned chunk, unsigned place) {
+                            unsigned dilation, const Channels* groups, unsigned chunk, unsigned place) {
     if (unit_bytes == 16) {
         store_chunk_by<uint4>(tokens, ring, stretch, dilation, groups, chunk, place);
     } else if (unit_bytes == 8) {
