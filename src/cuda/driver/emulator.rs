@@ -1,7 +1,7 @@
 //! The emulator: runs the kernels on the CPU, checks what they do and counts their traffic.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex};
 
 use ptx_emulator::{Arg, MemoryError, Profile};
 
@@ -14,8 +14,7 @@ use crate::{Error, Result};
 
 /// An emulated device.
 pub(crate) struct Emulator {
-    /// Written where allocations come and go; kernels and copies share it.
-    memory: RwLock<ptx_emulator::Memory>,
+    memory: ptx_emulator::Memory,
     modules: Mutex<HashMap<&'static str, Arc<ptx_emulator::Module>>>,
     /// What the launches did, while somebody wants to know.
     profiles: Mutex<Option<Vec<LaunchProfile>>>,
@@ -52,20 +51,12 @@ impl Emulator {
         lock(&self.profiles).as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    fn memory(&self) -> RwLockReadGuard<'_, ptx_emulator::Memory> {
-        self.memory.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn memory_mut(&self) -> RwLockWriteGuard<'_, ptx_emulator::Memory> {
-        self.memory.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn module(&self, module: &Module) -> Result<Arc<ptx_emulator::Module>> {
         let mut modules = lock(&self.modules);
         if let Some(loaded) = modules.get(module.name) {
             return Ok(loaded.clone());
         }
-        let loaded = ptx_emulator::Module::load(module.ptx, &self.memory());
+        let loaded = ptx_emulator::Module::load(module.ptx, &self.memory);
         let loaded = loaded.map_err(|error| refused(module.name, &error))?;
         Ok(modules.entry(module.name).insert_entry(Arc::new(loaded)).get().clone())
     }
@@ -81,7 +72,7 @@ impl Driver for Arc<Emulator> {
     }
 
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<Box<dyn Memory>> {
-        let address = self.memory_mut().allocate(what, bytes as u64).map_err(|error| match error {
+        let address = self.memory.allocate(what, bytes as u64).map_err(|error| match error {
             MemoryError::NotAnAllocation(_) => refused(what, &error),
             _ => Error::OutOfMemory { what, bytes },
         })?;
@@ -117,7 +108,7 @@ impl Kernel for Function {
         let shape = ptx_emulator::Launch::linear(launch.grid, launch.block);
         let profile = self
             .module
-            .launch(self.entry, &shape, &arguments, &emulator.memory())
+            .launch(self.entry, &shape, &arguments, &emulator.memory)
             .map_err(|error| refused(self.entry, &error))?;
         if let Some(profiles) = lock(&emulator.profiles).as_mut() {
             profiles.push(LaunchProfile { entry: self.entry, grid: launch.grid, profile });
@@ -147,7 +138,7 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         // It was allocated, and is freed once.
-        let _ = self.emulator.memory_mut().free(self.address);
+        let _ = self.emulator.memory.free(self.address);
     }
 }
 
@@ -177,15 +168,12 @@ impl Memory for Region {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let memory = self.emulator.memory();
-        memory.write(self.address, bytes).map_err(|error| refused("an upload", &error))
+        self.emulator.memory.write(self.address, bytes).map_err(|error| refused("an upload", &error))
     }
 
     fn read(&self, bytes: &mut [u8]) -> Result<()> {
-        let memory = self.emulator.memory();
-        let read = memory.read(self.address, bytes.len() as u64);
-        bytes.copy_from_slice(&read.map_err(|error| refused("a download", &error))?);
-        Ok(())
+        let read = self.emulator.memory.read_into(self.address, bytes);
+        read.map_err(|error| refused("a download", &error))
     }
 }
 

@@ -84,18 +84,19 @@ impl Shape {
         let sizes = (1..=room.min(steps) / SIDE).rev().map(|sides| sides * SIDE);
         let chunk = sizes.into_iter().find(|&chunk| chunks(chunk) * chunk <= room).unwrap_or(SIDE);
 
-        // A walk along time of 16 halos reads little twice; one of 4 leaves more blocks to go round.
+        // A walk along time of 16 halos reads little twice, and one of 4 chunks is long beside its beginning. Where that
+        // leaves too few blocks to go round, it is shorter, but no less than 4 halos.
         let phases = window.dilation().min(sequences.longest());
-        let walks = |walk: usize| {
+        let blocks = |walk: usize| {
             let stretches = sequences.tokens().div_ceil(window.dilation().saturating_mul(walk));
             (stretches * phases * columns) as u64
         };
         let halo = window.width() - 1;
-        let mut walk = 16;
-        while walk > 4 && walks((walk * halo).max(chunk)) < 8 * u64::from(limits.multiprocessors) {
-            walk /= 2;
+        let (least, mut walk) = ((4 * halo).max(chunk), (16 * halo).max(4 * chunk));
+        while walk > least && blocks(walk) < 8 * u64::from(limits.multiprocessors) {
+            walk = (walk / 2).max(least);
         }
-        let walk = (walk * halo).max(chunk).next_multiple_of(chunk).min(steps);
+        let walk = walk.next_multiple_of(chunk).min(steps);
         let tiles = Tiles::of(sequences, window, listed, [1, walk], columns)?;
         Ok(Shape { tiles, groups, rows: chunks(chunk) * chunk, chunk })
     }
