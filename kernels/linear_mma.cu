@@ -43,20 +43,21 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
 
     const unsigned first_row = blockIdx.x / params.columns * Shape::ROWS;
     const unsigned first_output = blockIdx.x % params.columns * Shape::COLUMNS;
-    const Matrix<X> rows = {x + first_row * params.x_stride, params.x_stride, params.rows - first_row, params.inputs,
-                            params.x_unit};
-    const Matrix<P> columns = {weight + static_cast<unsigned long long>(first_output) * params.inputs, params.inputs,
-                               params.outputs - first_output, params.inputs, params.weight_unit};
+    Stager<X, Shape::ROWS, Shape::THREADS> rows({x + first_row * params.x_stride, params.x_stride,
+                                                 params.rows - first_row, params.inputs, params.x_unit});
+    Stager<P, Shape::COLUMNS, Shape::THREADS> columns(
+        {weight + static_cast<unsigned long long>(first_output) * params.inputs, params.inputs,
+         params.outputs - first_output, params.inputs, params.weight_unit});
     Product<X, P, Shape> product;
     product.clear();
     stream_slabs<STAGES>(
         (params.inputs + DEPTH - 1) / DEPTH,
         [&](unsigned stage, unsigned slab) {
             unsigned char* to = bytes + stage * STAGE_BYTES;
-            copy_slab<Shape::ROWS, Shape::THREADS>(to, rows, slab * DEPTH);
-            copy_slab<Shape::COLUMNS, Shape::THREADS>(to + ROW_BYTES, columns, slab * DEPTH);
+            rows.copy(to, slab * DEPTH);
+            columns.copy(to + ROW_BYTES, slab * DEPTH);
         },
-        [&](unsigned stage, unsigned) {
+        [&](unsigned stage) {
             const unsigned char* from = bytes + stage * STAGE_BYTES;
             product.add(from, from + ROW_BYTES);
         });

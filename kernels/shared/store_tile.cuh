@@ -56,6 +56,14 @@ __device__ void store_rows(const Outputs<Y>& outputs, const unsigned char* strip
     }
 }
 
+// The most that is no more than `room`, and of which `all` is a multiple.
+__device__ constexpr unsigned whole_part(unsigned all, unsigned room) {
+    while (all % room != 0) {
+        room--;
+    }
+    return room;
+}
+
 // Stores what `finisher(column)(row, sums)` makes of the sums of each row in `column` and the next, both counted from the
 // tile's first. BYTES of the block's memory are free: all threads have done with what was there.
 template <unsigned BYTES, class Shape, class Product, class Y, class Finisher>
@@ -64,8 +72,7 @@ __device__ void store_tile(unsigned char* memory, const Product& product, const 
     constexpr unsigned WIDTH = Shape::WARP_COLUMNS;
     constexpr unsigned ROOM = BYTES / Shape::WARPS / (16 * WIDTH * sizeof(Y));
     static_assert(ROOM > 0, "a warp has room for one matrix of rows at least");
-    constexpr unsigned AT_ONCE = ROOM < Shape::ROW_MATRICES ? ROOM : Shape::ROW_MATRICES;
-    static_assert(Shape::ROW_MATRICES % AT_ONCE == 0, "a warp's rows are whole strips");
+    constexpr unsigned AT_ONCE = whole_part(Shape::ROW_MATRICES, ROOM);
     unsigned char* strip = memory + threadIdx.x / 32 * (AT_ONCE * 16 * WIDTH * unsigned(sizeof(Y)));
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
