@@ -77,6 +77,7 @@ struct Stager {
     __device__ void copy_by(unsigned char* slab, unsigned first) const {
         constexpr unsigned UNITS = ROW_BYTES / sizeof(Unit);
         constexpr unsigned AT_ONCE = THREADS / UNITS;
+        static_assert(AT_ONCE > 0 && ROWS % AT_ONCE == 0, "a whole number of rows at once, and of rounds");
         const bool within = first + threadIdx.x % UNITS * (DEPTH / UNITS) < matrix.width;
         const Element* unit = from;
 #pragma unroll(sizeof(Unit) == 16 ? ROWS / AT_ONCE : 2)
