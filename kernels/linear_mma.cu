@@ -6,7 +6,33 @@
 // module linear_bf16 TOKEN=bf16 PARAMETER=bf16
 // module linear_bf16_f32 TOKEN=bf16 PARAMETER=f32
 //
-// TODO header
+// A block makes a tile of y. Slabs of x and W, DEPTH inputs deep, come through a ring of three or four stages in the block's
+// memory, copied there while the slabs before are multiplied; the sums stay in registers, and leave through the same memory
+// by wide units. Four warps share a tile, two by two: with 64 x 64 outputs a warp, each number of a slab is read from the
+// block's memory twice, and no read or write of it meets a bank twice. A stage is 16 KiB at most, the ring 48 KiB, which
+// needs no leave from the host: two blocks fit where there are 100 KiB, and their registers too.
+//
+// W in f32 takes more products and twice the room (`product.cuh`), so tiles have half the columns. Two 16-bit parts of such
+// a weight are not enough: 2^-17 of a term is sixteen times what an f32 sum of few terms may be off, and it shows where
+// terms cancel. f16 parts would be, but W past f16's range would need a scale that is not known without reading all of it.
+// bf16 has the range of f32: three parts are exact for every weight, and two for every f16 number of x.
+//
+// Two entries: tiles of 128 x 128 (128 x 64 for W in f32), and of 64 x 64 for products too small to fill a GPU with those.
+//
+// Traffic, in sectors of 32 bytes, where rows of x, W and y begin on one: with `down` x `across` tiles,
+//   loads:   across rows ceil(inputs size(x) / 32) + down outputs ceil(inputs size(W) / 32)
+//            + with a bias, down 2 (ceil(outputs / 8) + ceil((outputs - 1) / 8)), mostly from L1
+//   stores:  rows ceil(outputs size(y) / 32).
+//
+// Floor and prediction, written before the first run on a GPU. 32768 rows, 1024 inputs, 1024 outputs, bf16, on an H100 (494
+// T multiply-adds/s of 16 bits, 3.0 TB/s): 34 G multiply-adds are 70 us, 136 MB are 45 us.
+//   mma.sync reaches about 0.6 of the peak, which is that of wgmma: 115 us. The block's memory gives or takes 1.6 rows of
+//   banks a matrix instruction: 117 us. Of other instructions 1.7 are issued for each, where there is room for three. The
+//   tiles read 1.07 GB, nearly all of it from L2, at a supposed 5.5 TB/s: 195 us, the longest. Predicted 200 to 240 us, 0.3
+//   to 0.35 of the floor; larger tiles and clusters are for sm_90a.
+//   W in f32: three products, 209 us at the peak and 350 at mma.sync's; 2.1 GB from L2, 390 us. Predicted 420 to 500 us.
+//   x in f16 besides: five products, 350 us at the peak, 580 at mma.sync's. Predicted 620 to 750 us. In f32 by multiply-adds
+//   it would be 1.17 ms at least.
 
 #include "shared/element.cuh"
 #include "shared/product.cuh"
@@ -43,20 +69,21 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
 
     const unsigned first_row = blockIdx.x / params.columns * Shape::ROWS;
     const unsigned first_output = blockIdx.x % params.columns * Shape::COLUMNS;
-    const Matrix<X> rows = {x + first_row * params.x_stride, params.x_stride, params.rows - first_row, params.inputs,
-                            params.x_unit};
-    const Matrix<P> columns = {weight + static_cast<unsigned long long>(first_output) * params.inputs, params.inputs,
-                               params.outputs - first_output, params.inputs, params.weight_unit};
+    Stager<X, Shape::ROWS, Shape::THREADS> rows({x + first_row * params.x_stride, params.x_stride,
+                                                 params.rows - first_row, params.inputs, params.x_unit});
+    Stager<P, Shape::COLUMNS, Shape::THREADS> columns(
+        {weight + static_cast<unsigned long long>(first_output) * params.inputs, params.inputs,
+         params.outputs - first_output, params.inputs, params.weight_unit});
     Product<X, P, Shape> product;
     product.clear();
     stream_slabs<STAGES>(
         (params.inputs + DEPTH - 1) / DEPTH,
         [&](unsigned stage, unsigned slab) {
             unsigned char* to = bytes + stage * STAGE_BYTES;
-            copy_slab<Shape::ROWS, Shape::THREADS>(to, rows, slab * DEPTH);
-            copy_slab<Shape::COLUMNS, Shape::THREADS>(to + ROW_BYTES, columns, slab * DEPTH);
+            rows.copy(to, slab * DEPTH);
+            columns.copy(to + ROW_BYTES, slab * DEPTH);
         },
-        [&](unsigned stage, unsigned) {
+        [&](unsigned stage) {
             const unsigned char* from = bytes + stage * STAGE_BYTES;
             product.add(from, from + ROW_BYTES);
         });
@@ -72,7 +99,7 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
         // A NaN stays.
         return params.activation != 0 && sum < 0.0f ? 0.0f : sum;
     };
-    store_tile<STAGES * STAGE_BYTES, Shape>(bytes, product, outputs, [&](unsigned column) {
+    store_tile<STAGES * STAGE_BYTES>(bytes, product, outputs, [&](unsigned column) {
         const float2 start = make_float2(bias_at(first_output + column), bias_at(first_output + column + 1));
         return [=](unsigned, float2 sums) {
             return make_float2(activated(sums.x + start.x), activated(sums.y + start.y));
@@ -89,7 +116,7 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
 
 // A weight in f32 takes twice the room, and its product twice the sums: its tiles have half the columns.
 constexpr bool WIDE = sizeof(PARAMETER) == 4;
-using Big = Shape<128, WIDE ? 64 : 128, 2, 4>;
+using Big = Shape<128, WIDE ? 64 : 128, 2, 2>;
 using Small = Shape<64, 64, 2, 2>;
 
 ENTRY(linear, 2, 3, Big)

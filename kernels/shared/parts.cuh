@@ -1,7 +1,7 @@
 // Numbers that the tensor core has no room for, as sums of bf16 numbers.
 //
 // f32 has 24 bits and bf16 has 8, with the same exponents: three parts are the number, whatever its size. f16 has 11 bits:
-// two parts. What is under 2^-133, the least of bf16, is lost.
+// two parts. What is under 2^-133, the least of bf16, is lost: a number under that is zero, times infinity too.
 //
 // Only the high part may be infinite or NaN: the others of such a number are NaN, and are good for nothing. Their products
 // belong in sums of their own, which are left out where the sum of the high products is not finite.

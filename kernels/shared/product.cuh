@@ -25,6 +25,12 @@ struct Shape {
 
     static __device__ unsigned warp_row() { return threadIdx.x / 32 / ACROSS_ * WARP_ROWS; }
     static __device__ unsigned warp_column() { return threadIdx.x / 32 % ACROSS_ * WARP_COLUMNS; }
+
+    // Where this lane's row of the warp's first matrix of rows lies in a slab of 16-bit numbers.
+    static __device__ unsigned row_place() {
+        const unsigned lane = threadIdx.x % 32;
+        return place<f16, DEPTH>(warp_row() + lane % 16, lane / 16 * 8);
+    }
 };
 
 template <class Shape>
@@ -45,14 +51,6 @@ struct Sums {
     }
 };
 
-// Sixteen numbers, from number `first` on, of the warp's matrix `i` of rows. X is of 16 bits.
-template <class Shape>
-__device__ void load_rows(unsigned (&to)[4], const unsigned char* rows, unsigned i, unsigned first) {
-    const unsigned lane = threadIdx.x % 32;
-    const unsigned row = Shape::warp_row() + i * 16 + lane % 16;
-    load_matrices(to, rows + place<f16, DEPTH>(row, first + lane / 16 * 8));
-}
-
 template <class X>
 constexpr bool IS_F16 = false;
 template <>
@@ -68,21 +66,23 @@ struct Product {
     // Adds the products of a slab of X and one of W.
     __device__ void add(const unsigned char* rows, const unsigned char* columns) {
         const unsigned lane = threadIdx.x % 32;
+        const unsigned row_place = Shape::row_place();
+        const unsigned column_place =
+            place<W, DEPTH>(Shape::warp_column() + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
 #pragma unroll
         for (unsigned k = 0; k < DEPTH; k += 16) {
             unsigned column[Shape::COLUMN_MATRICES][2];
 #pragma unroll
             for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j += 2) {
                 unsigned pair[4];
-                const unsigned row = Shape::warp_column() + j * 8 + lane / 16 * 8 + lane % 8;
-                load_matrices(pair, columns + place<W, DEPTH>(row, k + lane / 8 % 2 * 8));
+                load_matrices(pair, columns + (column_place ^ place<W, DEPTH>(0, k)) + place<W, DEPTH>(j * 8, 0));
                 column[j][0] = pair[0], column[j][1] = pair[1];
                 column[j + 1][0] = pair[2], column[j + 1][1] = pair[3];
             }
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
                 unsigned row[4];
-                load_rows<Shape>(row, rows, i, k);
+                load_matrices(row, rows + (row_place ^ place<X, DEPTH>(0, k)) + place<X, DEPTH>(i * 16, 0));
 #pragma unroll
                 for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
                     multiply_matrices<X>(sums.of[i][j], row, column[j]);
@@ -107,7 +107,10 @@ struct Product<X, f32, Shape> {
 
     __device__ void add(const unsigned char* rows, const unsigned char* columns) {
         const unsigned lane = threadIdx.x % 32;
-#pragma unroll
+        const unsigned row_place = Shape::row_place();
+        const unsigned column_place = place<f32, DEPTH>(Shape::warp_column() + lane / 4, lane % 4 * 2);
+        // Not unrolled: there are registers for the parts of one step.
+#pragma unroll 1
         for (unsigned k = 0; k < DEPTH; k += 16) {
             unsigned highs[Shape::COLUMN_MATRICES][2], middles[Shape::COLUMN_MATRICES][2];
             unsigned lows[Shape::COLUMN_MATRICES][2];
@@ -115,8 +118,8 @@ struct Product<X, f32, Shape> {
             for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
 #pragma unroll
                 for (unsigned half = 0; half < 2; half++) {
-                    const unsigned row = Shape::warp_column() + j * 8 + lane / 4;
-                    const unsigned char* from = columns + place<f32, DEPTH>(row, k + half * 8 + lane % 4 * 2);
+                    const unsigned char* from = columns + (column_place ^ place<f32, DEPTH>(0, k + half * 8)) +
+                                                place<f32, DEPTH>(j * 8, 0);
                     const Parts all = parts(*reinterpret_cast<const float2*>(from));
                     highs[j][half] = all.high, middles[j][half] = all.middle, lows[j][half] = all.low;
                 }
@@ -124,7 +127,7 @@ struct Product<X, f32, Shape> {
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
                 unsigned row[4];
-                load_rows<Shape>(row, rows, i, k);
+                load_matrices(row, rows + (row_place ^ place<X, DEPTH>(0, k)) + place<X, DEPTH>(i * 16, 0));
                 // What f16 numbers are besides their high parts.
                 unsigned second[4];
                 if constexpr (IS_F16<X>) {

@@ -1,8 +1,8 @@
 // Slabs: DEPTH numbers of each row of a tile, in the block's memory, as tensor cores read them.
 //
-// A row is units of 16 bytes, and rows follow one another without a gap. Eight numbers are read together, those of eight
-// rows at a time (`ldmatrix`, 16 bits) or of four (32 bits). So that they lie on different banks, the eights of a row change
-// places, in a way that depends on the row.
+// Rows follow one another without a gap. Eight numbers are read together, those of eight rows at a time (`ldmatrix`, 16
+// bits) or of four (32 bits). So that these lie on different banks, the eights of a row change places: number n of a row is
+// at byte (n * size) ^ turn(row), for rows that begin at multiples of their bytes.
 #pragma once
 
 #include "copy.cuh"
@@ -10,16 +10,20 @@
 
 constexpr unsigned DEPTH = 32;
 
-// Bytes from a slab's first to where number `first` of a row is, the first of eight (or within it, by whole numbers), for
-// rows of WIDTH numbers.
+// For rows of WIDTH numbers. Turns of the bits of a row number turn together: turn(a | b) = turn(a) ^ turn(b).
 template <class Element, unsigned WIDTH>
-__device__ unsigned place(unsigned row, unsigned first) {
+__device__ constexpr unsigned turn(unsigned row) {
     constexpr unsigned EIGHT = 8 * sizeof(Element);
     constexpr unsigned EIGHTS = WIDTH / 8;
     // Rows that fill the banks once.
     constexpr unsigned ROWS = EIGHTS * EIGHT < 128 ? 128 / (EIGHTS * EIGHT) : 1;
-    const unsigned eight = first / 8 ^ row / ROWS % EIGHTS;
-    return row * (EIGHTS * EIGHT) + eight * EIGHT + first % 8 * unsigned(sizeof(Element));
+    return row / ROWS % EIGHTS * EIGHT;
+}
+
+// Bytes from a slab's first to number `number` of a row.
+template <class Element, unsigned WIDTH>
+__device__ constexpr unsigned place(unsigned row, unsigned number) {
+    return row * unsigned(WIDTH * sizeof(Element)) + (number * unsigned(sizeof(Element)) ^ turn<Element, WIDTH>(row));
 }
 
 // Rows of a matrix, from the first of a tile on.
@@ -36,38 +40,58 @@ struct Matrix {
     unsigned unit;
 };
 
-// Copies numbers `first` to `first` + DEPTH of ROWS rows. What there is not is zero.
-template <class Unit, unsigned ROWS, unsigned THREADS, class Element>
-__device__ void copy_slab_by(unsigned char* slab, const Matrix<Element>& matrix, unsigned first) {
-    constexpr unsigned EACH = sizeof(Unit) / sizeof(Element);
-    constexpr unsigned UNITS = DEPTH / EACH;
-    constexpr unsigned AT_ONCE = THREADS / UNITS;
-    const unsigned number = threadIdx.x % UNITS * EACH;
-    const bool within = first + number < matrix.width;
-#pragma unroll(sizeof(Unit) == 16 ? ROWS / AT_ONCE : sizeof(Unit) == 2 ? 4 : 1)
-    for (unsigned row = threadIdx.x / UNITS; row < ROWS; row += AT_ONCE) {
-        const bool exists = within && row < matrix.rows;
-        const Element* from = exists ? matrix.first + row * matrix.stride + (first + number) : matrix.first;
-        copy_if(exists, reinterpret_cast<Unit*>(slab + place<Element, DEPTH>(row, number)),
-                reinterpret_cast<const Unit*>(from));
-    }
-}
+// Copies the slabs of a tile of ROWS rows one after another: each thread one unit of every so many rows. Numbers that there
+// are not are zero.
+template <class Element, unsigned ROWS, unsigned THREADS>
+struct Stager {
+    static constexpr unsigned ROW_BYTES = DEPTH * sizeof(Element);
 
-template <unsigned ROWS, unsigned THREADS, class Element>
-__device__ void copy_slab(unsigned char* slab, const Matrix<Element>& matrix, unsigned first) {
-    if (matrix.unit == 16) {
-        copy_slab_by<uint4, ROWS, THREADS>(slab, matrix, first);
-    } else if (matrix.unit == 8) {
-        copy_slab_by<uint2, ROWS, THREADS>(slab, matrix, first);
-    } else if (matrix.unit == 4) {
-        copy_slab_by<unsigned, ROWS, THREADS>(slab, matrix, first);
-    } else if constexpr (sizeof(Element) == 2) {
-        copy_slab_by<unsigned short, ROWS, THREADS>(slab, matrix, first);
-    }
-}
+    Matrix<Element> matrix;
+    // The thread's first unit of the next slab, and where it lies in the slab.
+    const Element* from;
+    unsigned place;
 
-// Copies slabs 0 to `slabs` one after another with `copy(stage, slab)` into a ring of STAGES stages, and has them used in
-// their order by `use(stage, slab)`, when they are there for all threads. All threads of the block take part.
+    __device__ Stager(const Matrix<Element>& matrix) : matrix(matrix) {
+        const unsigned units = ROW_BYTES / matrix.unit;
+        const unsigned row = threadIdx.x / units;
+        const unsigned number = threadIdx.x % units * (matrix.unit / unsigned(sizeof(Element)));
+        from = matrix.first + row * matrix.stride + number;
+        place = ::place<Element, DEPTH>(row, number);
+    }
+
+    // Copies the next slab, which begins with number `first` of each row, to `slab`.
+    __device__ void copy(unsigned char* slab, unsigned first) {
+        if (matrix.unit == 16) {
+            copy_by<uint4>(slab, first);
+        } else if (matrix.unit == 8) {
+            copy_by<uint2>(slab, first);
+        } else if (matrix.unit == 4) {
+            copy_by<unsigned>(slab, first);
+        } else if constexpr (sizeof(Element) == 2) {
+            copy_by<unsigned short>(slab, first);
+        }
+        from += DEPTH;
+    }
+
+    template <class Unit>
+    __device__ void copy_by(unsigned char* slab, unsigned first) const {
+        constexpr unsigned UNITS = ROW_BYTES / sizeof(Unit);
+        constexpr unsigned AT_ONCE = THREADS / UNITS;
+        static_assert(AT_ONCE > 0 && ROWS % AT_ONCE == 0, "a whole number of rows at once, and of rounds");
+        const bool within = first + threadIdx.x % UNITS * (DEPTH / UNITS) < matrix.width;
+        const Element* unit = from;
+#pragma unroll(sizeof(Unit) == 16 ? ROWS / AT_ONCE : 2)
+        for (unsigned row = 0; row < ROWS; row += AT_ONCE) {
+            const bool exists = within && threadIdx.x / UNITS + row < matrix.rows;
+            unsigned char* to = slab + row * ROW_BYTES + (place ^ turn<Element, DEPTH>(row));
+            copy_if(exists, reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(unit));
+            unit += AT_ONCE * matrix.stride;
+        }
+    }
+};
+
+// Copies slabs 0 to `slabs` one after another with `copy(stage, slab)` into a ring of STAGES stages, and has each used, in
+// the same order, by `use(stage)`, when it is there for all threads. All threads of the block take part.
 template <unsigned STAGES, class Copy, class Use>
 __device__ void stream_slabs(unsigned slabs, Copy copy, Use use) {
     unsigned stage = 0;
@@ -83,7 +107,7 @@ __device__ void stream_slabs(unsigned slabs, Copy copy, Use use) {
         end_group();
         stage = stage + 1 < STAGES ? stage + 1 : 0;
         if (slab + 1 >= STAGES) {
-            use(stage, slab + 1 - STAGES);
+            use(stage);
         }
     }
 }

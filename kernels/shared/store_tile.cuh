@@ -26,18 +26,23 @@ __device__ void store_rows_by(const Outputs<Y>& outputs, const unsigned char* st
                               unsigned first_column) {
     constexpr unsigned EACH = sizeof(Unit) / sizeof(Y);
     constexpr unsigned UNITS = WIDTH / EACH;
-    constexpr unsigned AT_ONCE = 32 / UNITS;
+    // Lanes side by side, and rows at once.
+    constexpr unsigned ACROSS = UNITS < 32 ? UNITS : 32;
+    constexpr unsigned AT_ONCE = 32 / ACROSS;
     const unsigned lane = threadIdx.x % 32;
-    const unsigned number = lane % UNITS * EACH;
-    if (first_column + number >= outputs.columns) {
-        return;
-    }
-    Y* to = outputs.first + (first_column + number);
+#pragma unroll 1
+    for (unsigned unit = lane % ACROSS; unit < UNITS; unit += ACROSS) {
+        const unsigned number = unit * EACH;
+        if (first_column + number >= outputs.columns) {
+            return;
+        }
+        Y* to = outputs.first + (first_column + number);
 #pragma unroll(sizeof(Unit) == 16 ? 4 : 1)
-    for (unsigned row = lane / UNITS; row < ROWS; row += AT_ONCE) {
-        if (first_row + row < outputs.rows) {
-            *reinterpret_cast<Unit*>(to + (first_row + row) * outputs.stride) =
-                *reinterpret_cast<const Unit*>(strip + place<Y, WIDTH>(row, number));
+        for (unsigned row = lane / ACROSS; row < ROWS; row += AT_ONCE) {
+            if (first_row + row < outputs.rows) {
+                *reinterpret_cast<Unit*>(to + (first_row + row) * outputs.stride) =
+                    *reinterpret_cast<const Unit*>(strip + place<Y, WIDTH>(row, number));
+            }
         }
     }
 }
@@ -56,16 +61,23 @@ __device__ void store_rows(const Outputs<Y>& outputs, const unsigned char* strip
     }
 }
 
+// The most that is no more than `room`, and of which `all` is a multiple.
+__device__ constexpr unsigned whole_part(unsigned all, unsigned room) {
+    while (all % room != 0) {
+        room--;
+    }
+    return room;
+}
+
 // Stores what `finisher(column)(row, sums)` makes of the sums of each row in `column` and the next, both counted from the
 // tile's first. BYTES of the block's memory are free: all threads have done with what was there.
-template <unsigned BYTES, class Shape, class Product, class Y, class Finisher>
-__device__ void store_tile(unsigned char* memory, const Product& product, const Outputs<Y>& outputs,
+template <unsigned BYTES, class X, class W, class Shape, class Y, class Finisher>
+__device__ void store_tile(unsigned char* memory, const Product<X, W, Shape>& product, const Outputs<Y>& outputs,
                            Finisher finisher) {
     constexpr unsigned WIDTH = Shape::WARP_COLUMNS;
     constexpr unsigned ROOM = BYTES / Shape::WARPS / (16 * WIDTH * sizeof(Y));
     static_assert(ROOM > 0, "a warp has room for one matrix of rows at least");
-    constexpr unsigned AT_ONCE = ROOM < Shape::ROW_MATRICES ? ROOM : Shape::ROW_MATRICES;
-    static_assert(Shape::ROW_MATRICES % AT_ONCE == 0, "a warp's rows are whole strips");
+    constexpr unsigned AT_ONCE = whole_part(Shape::ROW_MATRICES, ROOM);
     unsigned char* strip = memory + threadIdx.x / 32 * (AT_ONCE * 16 * WIDTH * unsigned(sizeof(Y)));
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
