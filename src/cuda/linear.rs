@@ -1,5 +1,5 @@
+mod mma;
 mod multiply_add;
-mod tensor_cores;
 
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
@@ -52,7 +52,7 @@ impl Linear {
         let problem = &self.problem;
         let kernel = match problem.dtype() {
             DType::F32 => multiply_add::kernel(problem, self.gpu.limits()),
-            DType::F16 | DType::BF16 => tensor_cores::kernel(problem, self.gpu.limits()),
+            DType::F16 | DType::BF16 => mma::kernel(problem, self.gpu.limits()),
         };
         let (rows, outputs) = (problem.rows() as u64, problem.outputs() as u64);
         let row = |numbers: usize, dtype: DType| (numbers * dtype.size()).div_ceil(SECTOR) as u64;
@@ -116,7 +116,7 @@ pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) ->
     }
     match problem.dtype() {
         DType::F32 => multiply_add::plan(problem, places, limits),
-        DType::F16 | DType::BF16 => tensor_cores::plan(problem, places, limits),
+        DType::F16 | DType::BF16 => mma::plan(problem, places, limits),
     }
     .map(Some)
 }

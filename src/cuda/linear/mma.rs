@@ -30,7 +30,7 @@ struct Params {
 pub(crate) fn kernel(problem: &LinearProblem, limits: &Limits) -> Kernel {
     // Weights in f32 take twice the room.
     let columns = if problem.parameters() == DType::F32 { 64 } else { 128 };
-    let big = Kernel { entry: "linear", threads: 256, tile: [128, columns] };
+    let big = Kernel { entry: "linear", threads: 128, tile: [128, columns] };
     let small = Kernel { entry: "linear_small", threads: 128, tile: [64, 64] };
     Kernel::choose(big, small, problem, limits)
 }
