@@ -2,11 +2,11 @@
 //
 // module linear_f32
 //
-// This is the form by multiply-adds: f32 never goes to the tensor cores, which would round it (x of 16 bits does, in
-// `linear_mma.cu`). A block of 16 x 16 threads
-// makes a tile of y, ROWS x 16 by ROWS x 16; a thread has ROWS rows and as many columns, 16 apart. Both operands are copied
-// DEPTH deep into the block's memory as they lie, inputs side by side, while the numbers before are multiplied. The rows of
-// that memory are 20 numbers apart: quads of eight rows one after another then lie on different banks.
+// This is the form by multiply-adds: f32 never goes to the tensor cores, which would round it. (x of 16 bits does: that is
+// `linear_mma.cu`.) A block of 16 x 16 threads makes a tile of y, ROWS x 16 by ROWS x 16; a thread has ROWS rows and as many
+// columns, 16 apart. Both operands are copied DEPTH deep into the block's memory as they lie, inputs side by side, while the
+// numbers before are multiplied. The rows of that memory are 20 numbers apart: quads of eight rows one after another then
+// lie on different banks.
 //
 // Two entries: tiles of 128 x 128, and of 64 x 64 for products too small to fill a GPU with those.
 //
