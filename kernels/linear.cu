@@ -51,7 +51,8 @@ __device__ void stage_by(float* to, unsigned rows, const float* from, unsigned l
     constexpr unsigned UNITS = DEPTH / EACH;
     const unsigned input = threadIdx.x % UNITS * EACH;
 #pragma unroll(EACH == 4 ? 2 : 1)
-    for (unsigned row = threadIdx.x / UNITS; row < rows; row += THREADS / UNITS) {
+    for (unsigned row = EACH == 4 ? spread(threadIdx.x / UNITS) : threadIdx.x / UNITS; row < rows;
+         row += THREADS / UNITS) {
         Unit* unit = reinterpret_cast<Unit*>(to + row * PITCH + input);
         if (first_row + row < end_row && first_input + input < inputs) {
             copy(unit, reinterpret_cast<const Unit*>(from + (first_row + row) * stride + first_input + input));

@@ -45,6 +45,10 @@ __device__ inline void copy_if(bool exists, unsigned short* to, const unsigned s
     *to = exists ? __ldg(from) : static_cast<unsigned short>(0);
 }
 
+// Which row a thread copies, of units in rows that are an odd number of units apart: eight threads with four units a row
+// have two rows at a time, and rows that are four apart lie on different banks, which neighbours do not.
+__device__ inline unsigned spread(unsigned row) { return (row & ~7u) | (row & 1u) << 2 | (row & 7u) >> 1; }
+
 // Waits for all that this thread copies: other threads see it after the next barrier.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 

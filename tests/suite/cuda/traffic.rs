@@ -146,6 +146,9 @@ fn linear_reads_and_writes_what_is_predicted() {
                 let products = launch.profile.matrix_multiply_adds;
                 let all = (rows * inputs * outputs) as u64;
                 assert!(if dtype == DType::F32 { products == 0 } else { products >= all }, "{products}");
+                let profile = &launch.profile;
+                let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
+                assert_eq!(conflicts, [0, 0], "{} of {rows} x {inputs} x {outputs}, {dtype}", launch.entry);
             }
         }
     }
