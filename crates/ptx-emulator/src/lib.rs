@@ -53,8 +53,9 @@
 //! - `bra`, `brx.idx`, `ret`, `exit`, `trap`; `bar.sync`, `barrier.sync` and their `.red`; `bar.warp.sync shfl vote match
 //!   activemask redux membar fence nanosleep`.
 //!
-//! Not yet, among much else: functions and `call`, `printf`, textures, directed rounding of other arithmetic, halves' approximate functions, FP8, TF32, integer and f64 matrices, f16 sums in `mma.sync`, `wmma`,
-//! `movmatrix`, `stmatrix`, barriers of a part of a block, `bar.arrive`, `mbarrier`, clusters, TMA, `wgmma`, clocks.
+//! Not yet, among much else: functions and `call`, `printf`, textures, directed rounding of other arithmetic, halves'
+//! approximate functions, FP8, TF32, integer and f64 matrices, f16 sums in `mma.sync`, `wmma`, `movmatrix`, `stmatrix`,
+//! barriers of a part of a block, `bar.arrive`, `mbarrier`, clusters, TMA, `wgmma`, clocks.
 //!
 //! `.loc`, `.file`, `.pragma`, `.section` with what is in it, linkage, `.minnctapersm` and `.maxnreg` are read and have
 //! no effect. `.maxntid` and `.reqntid` are held against the launch. Cache and eviction modifiers of a closed list are
