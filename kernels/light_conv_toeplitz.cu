@@ -56,11 +56,12 @@ constexpr unsigned NONE = 0;
 constexpr unsigned SOFTMAX_IN_RANGE = 2;
 
 // The numbers of a call, in this order; the plan fills them.
-//   groups is even, but for what there is fewer of in all; at most `most_groups`.
-//   rows is a whole number of chunks, at most ring_bytes / (16 (groups | 1)), and at least (products - 1) * 16 rounded up
-//   to whole chunks, and two chunks more. chunk is a multiple of 16.
-//   load_unit and store_unit divide the bytes of a head's channels, unless these are a multiple of 8.
 //   width is at most 16 products - 15, and head_channels at least 16.
+//   groups is at most `most_groups`, and columns * groups at least heads * ceil(head_channels / 8).
+//   chunk is a multiple of 16. rows is a whole number of chunks: two, and what (products - 1) * 16 rows take. The rows, of
+//   (groups | 1) * 16 bytes each, are at most `ring_bytes`.
+//   load_unit and store_unit divide the bytes of a head's channels, of 8 at most.
+//   blocks are of most_groups * 32 threads.
 struct Params {
     // Elements from one token to the next.
     unsigned long long x_stride;
@@ -233,7 +234,7 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
     const unsigned first_row = rows + lane % SIDE * ring.pitch + warp * unsigned(sizeof(uint4));
     unsigned next = first_row;
     const auto load_next = [&](unsigned (&b)[2]) {
-        load_rows(b, next);
+        load_columns(b, next);
         next += SIDE * ring.pitch;
         next = next < rows + ring.rows * ring.pitch ? next : next - ring.rows * ring.pitch;
     };
@@ -340,7 +341,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
 }
 
 #define ENTRY(NAME, PRODUCTS)                                                                                          \
-    extern "C" __global__ __launch_bounds__(most_groups(PRODUCTS) * WARP, PRODUCTS == 5 ? 2 : 3) void NAME(                                                     \
+    extern "C" __global__                                                                                              \
+    __launch_bounds__(most_groups(PRODUCTS) * WARP, PRODUCTS == 5 ? 2 : 3) void NAME(                                  \
         const TOKEN* __restrict__ x, const void* __restrict__ weight, const void* __restrict__ bias,                   \
         const TOKEN* __restrict__ history, const uint4* __restrict__ sequences, TOKEN* __restrict__ y,                 \
         const __grid_constant__ Params params) {                                                                       \

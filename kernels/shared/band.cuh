@@ -1,7 +1,7 @@
 // The filters of heads as bands of a matrix: row i of output times column k of token is tap k - i.
 //
-// In the block's memory a band is the parts of its taps, one after another: OF_PART numbers of each part, with 15 zeros before
-// the first tap and zeros after the last, so that tap k - i is number k - i + 15. A warp has a head to itself.
+// In the block's memory a band is the parts of its taps, one after another: OF_PART numbers of each part, with 15 zeros
+// before the first tap and zeros after the last, so that tap k - i is number k - i + 15. A warp has a head to itself.
 //
 // f16 has too few exponents for any f32. All taps of a head are scaled by a power of two that brings the largest to
 // between 2^14 and 2^15, and sums are scaled back. A tap is then off by 2^-23 of itself, or by 2^-36, which is 2^-50 of the
@@ -10,7 +10,8 @@
 // bf16 has the exponents of f32: in three parts a tap is off by 2^-26 of itself, or next to nothing.
 #pragma once
 
-#include "matrix.cuh"
+#include "halves.cuh"
+#include "mma.cuh"
 #include "taps.cuh"
 
 struct Head {
@@ -51,13 +52,13 @@ template <class X, unsigned PRODUCTS>
 struct Band {
     // Numbers of a part, and of all.
     static constexpr unsigned OF_PART = (PRODUCTS + 1) * SIDE;
-    static constexpr unsigned NUMBERS = Parts<X>::COUNT * OF_PART;
-    unsigned parts[Parts<X>::COUNT][PRODUCTS][4];
+    static constexpr unsigned NUMBERS = TapParts<X>::COUNT * OF_PART;
+    unsigned parts[TapParts<X>::COUNT][PRODUCTS][4];
 
     __device__ void load(const unsigned short* band) {
         const unsigned g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
-        for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
+        for (unsigned part = 0; part < TapParts<X>::COUNT; part++) {
             const unsigned short* numbers = band + part * OF_PART + SIDE - 1 + 2 * t - g;
             // By 8 columns: rows from 8 on have what the others have 8 columns before.
 #pragma unroll
@@ -79,19 +80,19 @@ struct Band {
 
     // The sums for 16 outputs of 8 channels, of the tokens in as many matrices.
     __device__ void convolve(float (&sums)[4], const unsigned (&tokens)[PRODUCTS][2]) const {
-        float of_parts[Parts<X>::COUNT][4] = {};
+        float of_parts[TapParts<X>::COUNT][4] = {};
 #pragma unroll
         for (unsigned n = 0; n < PRODUCTS; n++) {
 #pragma unroll
-            for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
-                Half<X>::multiply_add(of_parts[part], parts[part][n], tokens[n]);
+            for (unsigned part = 0; part < TapParts<X>::COUNT; part++) {
+                multiply_matrices<X>(of_parts[part], parts[part][n], tokens[n]);
             }
         }
 #pragma unroll
         for (unsigned i = 0; i < 4; i++) {
-            sums[i] = of_parts[Parts<X>::COUNT - 1][i];
+            sums[i] = of_parts[TapParts<X>::COUNT - 1][i];
 #pragma unroll
-            for (unsigned part = Parts<X>::COUNT - 1; part > 0; part--) {
+            for (unsigned part = TapParts<X>::COUNT - 1; part > 0; part--) {
                 sums[i] = fmaf(sums[i], 1.0f / Half<X>::PRECISION, of_parts[part - 1][i]);
             }
         }
@@ -102,6 +103,7 @@ struct Band {
 template <class X, unsigned PRODUCTS>
 __device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned width, unsigned short* bands,
                            Head* about) {
+    constexpr unsigned OF_PART = Band<X, PRODUCTS>::OF_PART, NUMBERS = Band<X, PRODUCTS>::NUMBERS;
     const unsigned lane = threadIdx.x % WARP;
     __syncwarp();
 #pragma unroll 1
@@ -118,16 +120,16 @@ __device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned wid
         const int power = Scale<X>::power(fminf(largest, LARGEST));
         const float scale = power_of_two(power);
 #pragma unroll 1
-        for (unsigned at = lane; at < Band<X, PRODUCTS>::OF_PART; at += WARP) {
+        for (unsigned at = lane; at < OF_PART; at += WARP) {
             const unsigned tap = at - (SIDE - 1);
             const float weight = tap < width ? memory.at(head, tap) * scale : 0.0f;
-            const Parts<X> parts(weight);
+            const TapParts<X> parts(weight);
             // Also where the first part is infinite and the weight is not.
             infinite = infinite || !(fabsf(number(parts.parts[0])) <= LARGEST);
-            off = off || !(fabsf(parts.off) <= fabsf(weight) * (0x1p-22f * Half<X>::PRECISION));
+            off = off || !(fabsf(parts.off) <= fabsf(weight) * (0x1p-22f * TapParts<X>::RAISED));
 #pragma unroll
-            for (unsigned part = 0; part < Parts<X>::COUNT; part++) {
-                bands[head * Band<X, PRODUCTS>::NUMBERS + part * Band<X, PRODUCTS>::OF_PART + at] = Half<X>::bits(parts.parts[part]);
+            for (unsigned part = 0; part < TapParts<X>::COUNT; part++) {
+                bands[head * NUMBERS + part * OF_PART + at] = Half<X>::bits(parts.parts[part]);
             }
         }
         off = __any_sync(0xffffffffu, off);

@@ -4,7 +4,8 @@
 // place k % rows. A chunk of outputs takes the places of tokens that no later output reads, and when it has left, the
 // tokens of another chunk come in. A row holds groups of 8 channels, and a group channels of one head: that of the last
 // channels of a head is filled up with zeros. Rows are an odd number of 16 bytes apart, so that a group of eight rows lies
-// on different banks.
+// on different banks. Where a row has 8 groups nothing meets a bank twice; where it has fewer, 8 threads that copy 16 bytes
+// each have parts of two rows or more, and take a second pass.
 #pragma once
 
 #include "stage.cuh"
@@ -103,6 +104,7 @@ struct Column {
         at_once = quotient(blockDim.x, units);
         row = quotient(thread, units);
         unit = thread - row * units;
+        row = units == 4 ? spread(row) : row;
         // Threads that are left over have no row.
         row = row < at_once ? row : 0x7fffffffu;
     }

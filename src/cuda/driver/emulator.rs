@@ -23,6 +23,8 @@ pub(crate) struct Emulator {
 /// What one launch on the emulator did.
 #[derive(Clone, Debug)]
 pub struct LaunchProfile {
+    /// The module of the kernel.
+    pub module: &'static str,
     /// The kernel.
     pub entry: &'static str,
     /// Blocks.
@@ -111,7 +113,12 @@ impl Kernel for Function {
             .launch(self.entry, &shape, &arguments, &emulator.memory)
             .map_err(|error| refused(self.entry, &error))?;
         if let Some(profiles) = lock(&emulator.profiles).as_mut() {
-            profiles.push(LaunchProfile { entry: self.entry, grid: launch.grid, profile });
+            profiles.push(LaunchProfile {
+                module: launch.module.name,
+                entry: self.entry,
+                grid: launch.grid,
+                profile,
+            });
         }
         Ok(())
     }
