@@ -6,8 +6,9 @@
 //!
 //! - **Tensors.** [`Tensor`] is numbers on a [`Device`]; [`ops`] are the operators on them. Start with
 //!   [`ops::light_conv`] and [`ops::dynamic_conv`].
-//! - **Buffers of your own.** [`cpu`] has every operator on slices, with token strides and scratch from the caller; the
-//!   module `wgpu`, behind the feature of that name, records them into a command encoder of yours.
+//! - **Buffers of your own.** [`cpu`] has every operator on slices, with token strides and scratch from the caller; behind
+//!   the features of their names, the module `wgpu` records them into a command encoder of yours, and the module `cuda`
+//!   launches those that it has on a stream of yours.
 //!
 //! What a call means is the same for both: a [`Window`] over time, how its weights are normalised ([`Normalize`]), how
 //! tokens group into [`Sequences`], put together and checked once as a [`problem`]. The [`reference`](mod@reference) computes

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use ::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
 use crate::cuda::driver::{Address, Source, Target};
@@ -69,8 +71,20 @@ impl<'a, E: Element> From<&'a mut CudaViewMut<'_, E>> for ElementsMut<'a> {
     }
 }
 
+impl fmt::Debug for Elements<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Elements({} from {} in {} bytes)", self.dtype, self.offset, self.source.bytes())
+    }
+}
+
+impl fmt::Debug for ElementsMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ElementsMut({} from {} in {} bytes)", self.dtype, self.offset, self.target.bytes())
+    }
+}
+
 /// Tokens on a device: token t begins at element t * stride.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     elements: Elements<'a>,
     stride: Option<usize>,
@@ -89,6 +103,7 @@ impl<'a> Rows<'a> {
 }
 
 /// The same to write. What lies between rows stays as it is.
+#[derive(Debug)]
 pub struct RowsMut<'a> {
     elements: ElementsMut<'a>,
     stride: Option<usize>,

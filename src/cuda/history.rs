@@ -18,6 +18,7 @@ pub struct History {
 }
 
 /// What [`History::launch`] reads and writes.
+#[derive(Debug)]
 pub struct HistoryArgs<'a> {
     /// The sequences of x, of the problem's shape.
     pub sequences: &'a DeviceSequences,

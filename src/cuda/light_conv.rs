@@ -19,6 +19,7 @@ pub struct LightConv {
 }
 
 /// What [`LightConv::launch`] reads and writes.
+#[derive(Debug)]
 pub struct LightConvArgs<'a> {
     /// The sequences, of the problem's shape.
     pub sequences: &'a DeviceSequences,

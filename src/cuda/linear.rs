@@ -17,6 +17,7 @@ pub struct Linear {
 }
 
 /// What [`Linear::launch`] reads and writes.
+#[derive(Debug)]
 pub struct LinearArgs<'a> {
     /// `[rows, in]`.
     pub x: Rows<'a>,
