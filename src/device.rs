@@ -263,7 +263,7 @@ impl Device {
     }
 }
 
-/// Whether tensors of one may be used with the other.
+/// Whether tensors of one may be used with those of the other in one call: a device that is opened twice is two.
 impl PartialEq for Device {
     fn eq(&self, other: &Self) -> bool {
         match (&self.room, &other.room) {

@@ -9,7 +9,7 @@ mod slices;
 
 use std::sync::Arc;
 
-use ::cudarc::driver::{CudaStream, SyncOnDrop};
+use ::cudarc::driver::CudaStream;
 
 pub(crate) use cuda::Cuda;
 #[cfg(feature = "emulator")]
@@ -92,5 +92,5 @@ pub(crate) trait Memory: Source + Target + Send + Sync {
 /// An address on the device, and the driver's note that it is in use.
 pub(crate) struct Address<'a> {
     pub(crate) address: u64,
-    _in_use: Option<SyncOnDrop<'a>>,
+    _in_use: Option<slices::InUse<'a>>,
 }

@@ -129,7 +129,7 @@ impl Gpu {
         }
     }
 
-    /// What the launches of an emulated device did since [`Gpu::start_profile`], or since this was last called.
+    /// What the launches of an emulated device did since [`Gpu::start_profile`]. Later ones are not kept.
     #[cfg(feature = "emulator")]
     #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
     pub fn take_profile(&self) -> Vec<LaunchProfile> {

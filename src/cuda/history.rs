@@ -41,7 +41,10 @@ impl History {
         let conv = problem.convolution();
         let places = [Place::contiguous(conv.channels()); 3];
         if let Some(launch) = plan(&problem, places, listed(conv.sequences()), gpu.limits())? {
-            gpu.kernel(&launch)?;
+            // How its memory is aligned is known with each call, which must not load anything.
+            for (_, entry) in ENTRIES {
+                gpu.kernel(&Launch { entry, ..launch.clone() })?;
+            }
         }
         Ok(History { gpu: gpu.clone(), problem })
     }
@@ -72,6 +75,9 @@ impl History {
         launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &history, &list, &next]))
     }
 }
+
+/// The kernels, by the bytes of their units.
+const ENTRIES: [(u32, &str); 4] = [(16, "history_16"), (8, "history_8"), (4, "history_4"), (2, "history_2")];
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -118,12 +124,7 @@ pub(crate) fn plan(
     // Sequences are counted in 32 bits, and so are the rows of x.
     count("history", sequences)?;
     count("x", conv.sequences().tokens())?;
-    let entry = match unit {
-        16 => "history_16",
-        8 => "history_8",
-        4 => "history_4",
-        _ => "history_2",
-    };
+    let entry = ENTRIES.iter().find(|(of, _)| *of == unit).map_or("history_2", |(_, entry)| entry);
     let blocks = units.div_ceil(THREADS.into());
     Launch::new((modules::HISTORY, entry), blocks, THREADS, &params, limits).map(Some)
 }

@@ -1,4 +1,4 @@
-/// What a device has, as far as plans depend on it.
+/// What a device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Compute capability, major and minor.

@@ -62,14 +62,14 @@ impl Linear {
         // by one.
         let eights = outputs.div_ceil(8);
         let bias = match problem.dtype() {
-            DType::F32 => down * 4 * eights,
-            _ => down * 2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights }),
+            DType::F32 => down.saturating_mul(4 * eights),
+            _ => down.saturating_mul(2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights })),
         };
+        let weight = down.saturating_mul(outputs).saturating_mul(row(problem.inputs(), problem.parameters()));
         Traffic {
-            read: across * rows * row(problem.inputs(), problem.dtype()),
-            written: rows * row(problem.outputs(), problem.dtype()),
-            parameters: down * outputs * row(problem.inputs(), problem.parameters())
-                + if problem.has_bias() { bias } else { 0 },
+            read: across.saturating_mul(rows).saturating_mul(row(problem.inputs(), problem.dtype())),
+            written: rows.saturating_mul(row(problem.outputs(), problem.dtype())),
+            parameters: weight.saturating_add(if problem.has_bias() { bias } else { 0 }),
         }
     }
 

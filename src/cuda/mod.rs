@@ -7,7 +7,9 @@
 //! compiles it for the device and keeps the result on disk). Then each call checks its memory, computes its plan and puts
 //! one or more launches into the stream: nothing is allocated on the device, nothing copied, nothing waited for. So calls
 //! may be captured into a graph; cudarc's own tracking of events must be off for that, as for any call of cudarc
-//! (`CudaContext::disable_event_tracking`), since a capture may not wait for an event from before it.
+//! (`CudaContext::disable_event_tracking`), since a capture may not wait for an event from before it. A graph keeps
+//! addresses, and nothing alive: the memory, the [`DeviceSequences`], the operator and its [`Gpu`] have to outlive it, which
+//! is yours to see to, as is the order of streams once tracking is off.
 //!
 //! Memory may begin at any element ([`Elements::at`]) and have any token stride ([`Rows::strided`]). Where rows are
 //! aligned to 16 bytes, they are read and written by so much at a time.

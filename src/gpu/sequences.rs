@@ -40,14 +40,20 @@ impl<T> Default for Uploads<T> {
 impl<T: Clone> Uploads<T> {
     /// What was uploaded of `sequences`, or is now.
     pub(crate) fn of(&self, sequences: &Sequences, upload: impl FnOnce() -> Result<T>) -> Result<T> {
+        let of = sequences.downgrade();
+        let find = |known: &[(Weak<[Sequence]>, T)]| {
+            known.iter().find(|(other, _)| other.ptr_eq(&of)).map(|(_, found)| found.clone())
+        };
+        if let Some(found) = find(&lock(&self.0)) {
+            return Ok(found);
+        }
+        // Nobody waits for the device meanwhile; what another thread uploaded in this time is taken instead.
+        let uploaded = upload()?;
         let mut known = lock(&self.0);
         known.retain(|(of, _)| of.strong_count() > 0);
-        let of = sequences.downgrade();
-        if let Some((_, found)) = known.iter().find(|(other, _)| other.ptr_eq(&of)) {
-            return Ok(found.clone());
-        }
-        let uploaded = upload()?;
-        known.push((of, uploaded.clone()));
-        Ok(uploaded)
+        Ok(find(&known).unwrap_or_else(|| {
+            known.push((of.clone(), uploaded.clone()));
+            uploaded
+        }))
     }
 }

@@ -57,14 +57,14 @@ impl Tiles {
         columns: usize,
     ) -> Result<Self> {
         let (dilation, longest) = (window.dilation(), shape.longest());
-        // Kernels compute positions in 31 bits: a sequence, a window past either end of it, and a lane's own steps.
-        let reach = [window.reach(), longest, dilation.saturating_mul(2 * STEPS)];
+        // Kernels count rows in 32 bits, and compute positions in 31: of a stretch that begins in the longest sequence, a
+        // window past either end of it, and a thread's own steps.
+        within("tokens of", "the call", shape.tokens() as u64, u32::MAX.into())?;
+        let span = steps.saturating_mul(dilation);
+        let reach = [window.reach(), longest, span, dilation.saturating_mul(2 * STEPS)];
         let reach = reach.into_iter().fold(0, usize::saturating_add);
         within("tokens in reach of", "the window", reach as u64, (1 << 31) - 1)?;
         let tiles = dilation.min(longest).div_ceil(phases).max(1);
-        let span = steps.saturating_mul(dilation);
-        let stretch = span.saturating_add(longest);
-        within("tokens in a stretch of", "the window", stretch as u64, (1 << 31) - 1)?;
         let (time, stretches, all) = match shape.layout() {
             Layout::Batch { time } | Layout::Padded { time } => {
                 let stretches = time.div_ceil(span);

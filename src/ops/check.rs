@@ -15,7 +15,10 @@ pub(crate) fn operand(
     shape: &[usize],
 ) -> Result<()> {
     if tensor.device() != call.device() {
-        let (expected, got) = (call.device().to_string(), tensor.device().to_string());
+        let (expected, mut got) = (call.device().to_string(), tensor.device().to_string());
+        if got == expected {
+            got += ", opened another time";
+        }
         return Err(Error::Device { tensor: name, expected, got });
     }
     if tensor.shape() != shape {

@@ -43,12 +43,13 @@ impl Cuda {
     /// A stream of the caller's.
     pub(crate) fn new(stream: Arc<CudaStream>) -> Result<Self> {
         check_version()?;
+        check_stream(&stream)?;
         let context = stream.context();
         let ask = |attribute| {
-            let value = context.attribute(attribute).map_err(|error| refused("a property", error))?;
+            let value = context.attribute(attribute).map_err(|error| refused("to tell a property", error))?;
             Ok(u32::try_from(value).unwrap_or(0))
         };
-        let name = context.name().map_err(|error| refused("its name", error))?;
+        let name = context.name().map_err(|error| refused("to tell its name", error))?;
         use CUdevice_attribute as A;
         let capability = [
             ask(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
@@ -71,6 +72,7 @@ impl Cuda {
 
     /// Another stream of the same context, with the same modules.
     pub(crate) fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
+        check_stream(&stream)?;
         if stream.context() != self.stream.context() {
             let (expected, got) = (self.name.clone(), "a stream of another context".to_owned());
             return Err(Error::Device { tensor: "the stream", expected, got });
@@ -182,16 +184,26 @@ impl Memory for CudaSlice<u8> {
     }
 }
 
-/// An error unless the driver's library can be loaded: cudarc panics where it cannot.
+/// An error unless the driver's library can be loaded and is one: cudarc panics otherwise.
 fn probe() -> Result<()> {
-    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    // In the order in which cudarc looks for it.
+    let names: &[&str] =
+        if cfg!(windows) { &["cuda.dll", "nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
     // SAFETY: what runs when the driver's library is loaded is the driver's own initialisation.
-    let there = names.iter().any(|name| unsafe { ::libloading::Library::new(*name) }.is_ok());
-    if !there {
-        let names = names.join(" or ");
-        return Err(unavailable(format!("there is no NVIDIA driver: {names} cannot be loaded")));
+    let load = |name: &&str| unsafe { ::libloading::Library::new(*name) }.ok();
+    let Some(library) = names.iter().find_map(load) else {
+        let names = names.join(" nor ");
+        return Err(unavailable(format!("there is no NVIDIA driver: neither {names} can be loaded")));
+    };
+    for symbol in ["cuInit", "cuDriverGetVersion"] {
+        // SAFETY: the symbol is looked for, and not called.
+        if unsafe { library.get::<unsafe extern "C" fn()>(symbol) }.is_err() {
+            return Err(unavailable(format!(
+                "the library in the place of the NVIDIA driver has no {symbol}"
+            )));
+        }
     }
-    Ok(())
+    check_version()
 }
 
 /// The CUDA version whose PTX the kernels are written in: 12.4, PTX 8.4.
@@ -209,6 +221,15 @@ fn check_version() -> Result<()> {
         return Err(unavailable(format!(
             "the driver is made for CUDA {major}.{minor}, and the kernels need 12.4: a driver of series 550 or newer"
         )));
+    }
+    Ok(())
+}
+
+/// An error for the stream that is another one in every thread: devices are used from any.
+fn check_stream(stream: &CudaStream) -> Result<()> {
+    const PER_THREAD: usize = 2;
+    if stream.cu_stream() as usize == PER_THREAD {
+        return Err(unavailable("the per-thread default stream is another one in every thread".to_owned()));
     }
     Ok(())
 }
@@ -231,6 +252,10 @@ fn refused(what: &'static str, error: DriverError) -> Error {
         | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
         | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
         | R::CUDA_ERROR_INVALID_PC
+        | R::CUDA_ERROR_ASSERT
+        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | R::CUDA_ERROR_CONTAINED
+        | R::CUDA_ERROR_UNKNOWN
         | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | R::CUDA_ERROR_DEINITIALIZED => Error::DeviceLost { reason: describe(error) },
         _ => Error::Driver { what, reason: describe(error) },
@@ -239,8 +264,11 @@ fn refused(what: &'static str, error: DriverError) -> Error {
 
 /// What the driver calls an error, and what it says of it.
 fn describe(error: DriverError) -> String {
+    if error.0 == CUresult::CUDA_ERROR_STUB_LIBRARY {
+        return "the toolkit's stub library was found in the place of the driver's".to_owned();
+    }
     match (error.error_name(), error.error_string()) {
         (Ok(name), Ok(text)) => format!("{}, {}", name.to_string_lossy(), text.to_string_lossy()),
-        _ => format!("error {}", error.0 as u32),
+        _ => format!("{:?}", error.0),
     }
 }

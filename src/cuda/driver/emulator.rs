@@ -48,9 +48,9 @@ impl Emulator {
         lock(&self.profiles).get_or_insert_default();
     }
 
-    /// What the launches did since it was begun, or last taken.
+    /// What the launches did since it was begun, and the end of it.
     pub(crate) fn take_profile(&self) -> Vec<LaunchProfile> {
-        lock(&self.profiles).as_mut().map(std::mem::take).unwrap_or_default()
+        lock(&self.profiles).take().unwrap_or_default()
     }
 
     fn module(&self, module: &Module) -> Result<Arc<ptx_emulator::Module>> {

@@ -133,7 +133,7 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
     let listed = listed(sequences.shape()) || sequences.continues();
     let Shape { tiles, groups, .. } = Shape::new(kernel, conv, listed, limits)?;
     let window = WindowParams::new(conv)?;
-    let row = (conv.channels() * conv.dtype().size() / SECTOR) as u64;
+    let row = (conv.channels() * conv.dtype().size()).div_ceil(SECTOR) as u64;
     // The heads of each column's groups.
     let each = conv.head_channels().div_ceil(GROUP);
     let columns = (0..tiles.columns).map(|column| {
