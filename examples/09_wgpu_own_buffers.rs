@@ -7,7 +7,7 @@
 //! A gated layer has its tokens and its gates side by side, `[tokens, 2 C]`. The convolution reads the first half of each
 //! row where it lies and writes into rows of another stride: nothing is copied to suit it.
 //!
-//! Before: 08_wgpu.
+//! Before: 08_wgpu. Next: 10_cuda.
 
 use lightspan::problem::{Convolution, LightConvProblem};
 use lightspan::wgpu::wgpu::{Buffer, BufferDescriptor, BufferUsages, MapMode, PollType};

@@ -1,10 +1,8 @@
 // Light convolution: y[t, c] = bias[c] + sum_j w[h(c), j] x[t + j r - P, c], w = normalize(weight).
 //
-// module light_conv_f32 TOKEN=f32 PARAMETER=f32
-// module light_conv_f16 TOKEN=f16 PARAMETER=f16
-// module light_conv_f16_f32 TOKEN=f16 PARAMETER=f32
-// module light_conv_bf16 TOKEN=bf16 PARAMETER=bf16
-// module light_conv_bf16_f32 TOKEN=bf16 PARAMETER=f32
+// module light_conv_f32 TOKEN=f32
+// module light_conv_f16 TOKEN=f16
+// module light_conv_bf16 TOKEN=bf16
 //
 // This is the form by multiply-adds, for any number of heads. A block makes a tile of outputs: `lanes` threads side by side
 // on the channels, two each, and `groups` of them along time, each with STEPS outputs a round. It copies the tokens of the
@@ -62,6 +60,8 @@ struct Params {
     // 0: none; otherwise softmax, over the taps that the entry says.
     unsigned normalize;
     unsigned has_bias;
+    // Whether weights and biases are f32 beside tokens of 16 bits.
+    unsigned wide;
     unsigned lanes;
     // THREADS / lanes.
     unsigned groups;
@@ -71,6 +71,7 @@ struct Params {
     // Bytes of a unit in which x and history are read and y is written: 16, 8, 4 or 2, and no less than an element.
     unsigned load_unit;
     unsigned store_unit;
+    unsigned unused;
 };
 
 // What the threads of a block have in common. It lies in the block's memory, and is read where it is used: registers are
@@ -115,9 +116,9 @@ __device__ inline Work work_of(const Params& params, const uint4* sequences) {
     return work;
 }
 
-template <class X, class P, bool SPLIT, bool IN_RANGE>
-__device__ void light_conv(const X* x, const P* weight, const P* bias, const X* history, const uint4* sequences, X* y,
-                           const Params& params) {
+template <class X, bool SPLIT, bool IN_RANGE>
+__device__ void light_conv(const X* x, const void* weight, const void* bias, const X* history, const uint4* sequences,
+                           X* y, const Params& params) {
     __shared__ uint4 token_memory[TOKEN_BYTES / sizeof(uint4)];
     __shared__ float4 tap_memory[TAP_QUADS];
     __shared__ Softmax softmax[HEADS];
@@ -139,8 +140,7 @@ __device__ void light_conv(const X* x, const P* weight, const P* bias, const X* 
         return Tokens<X>{x, params.x_stride, history, y, params.y_stride, params.channels, work.first_channel};
     };
     const auto filters = [&] {
-        const P* first = weight + static_cast<unsigned long long>(work.first_head) * window.width;
-        return Filters<P>{first, work.heads, window.width};
+        return Filters<X>{{weight, params.wide}, work.first_head, work.heads, window.width};
     };
     if (window.width > params.taps && params.normalize != NONE) {
         measure(filters(), softmax);
@@ -165,7 +165,8 @@ __device__ void light_conv(const X* x, const P* weight, const P* bias, const X* 
             place.heads[1] = SPLIT ? second / params.head_channels - work.first_head : place.heads[0];
             float2 start = make_float2(0.0f, 0.0f);
             if (params.has_bias != 0) {
-                start = make_float2(number(bias[channel]), number(bias[second]));
+                const Parameters<X> biases = {bias, params.wide};
+                start = make_float2(biases.at(channel), biases.at(second));
             }
 #pragma unroll
             for (unsigned n = 0; n < STEPS; n++) {
@@ -217,10 +218,10 @@ __device__ void light_conv(const X* x, const P* weight, const P* bias, const X* 
 
 #define ENTRY(NAME, SPLIT, IN_RANGE)                                                                                   \
     extern "C" __global__ __launch_bounds__(THREADS, IN_RANGE ? 2 : 3) void NAME(                                      \
-        const TOKEN* __restrict__ x, const PARAMETER* __restrict__ weight, const PARAMETER* __restrict__ bias,         \
+        const TOKEN* __restrict__ x, const void* __restrict__ weight, const void* __restrict__ bias,                   \
         const TOKEN* __restrict__ history, const uint4* __restrict__ sequences, TOKEN* __restrict__ y,                 \
         const __grid_constant__ Params params) {                                                                       \
-        light_conv<TOKEN, PARAMETER, SPLIT, IN_RANGE>(x, weight, bias, history, sequences, y, params);                 \
+        light_conv<TOKEN, SPLIT, IN_RANGE>(x, weight, bias, history, sequences, y, params);                 \
     }
 
 ENTRY(light_conv, false, false)

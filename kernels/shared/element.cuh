@@ -13,6 +13,21 @@ __device__ inline float number(f32 value) { return value; }
 __device__ inline float number(f16 value) { return __half2float(value); }
 __device__ inline float number(bf16 value) { return __bfloat162float(value); }
 
+// Weights, or biases: in the type of the tokens, or in f32. Which it is is a number of the call: they are read once a tile,
+// and a module for each would be twice the text.
+template <class X>
+struct Parameters {
+    const void* numbers;
+    unsigned wide;
+
+    __device__ float at(unsigned long long index) const {
+        if (sizeof(X) == sizeof(float) || wide != 0) {
+            return __ldg(static_cast<const float*>(numbers) + index);
+        }
+        return number(__ldg(static_cast<const X*>(numbers) + index));
+    }
+};
+
 // The numbers of two neighbouring channels, the lower first: what a thread of a convolution works on.
 template <class Element>
 struct Pair;

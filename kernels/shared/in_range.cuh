@@ -22,13 +22,8 @@ __device__ inline bool all_in_range(const Window& window, int past, int length, 
     return first_tap(window, past, position) == 0 && end_tap(window, length, last) == window.width;
 }
 
-template <class P>
-__device__ float logit_at(const Filters<P>& filters, unsigned head, unsigned tap) {
-    return number(filters.weight[static_cast<unsigned long long>(head) * filters.width + tap]);
-}
-
-template <class P, bool SPLIT>
-__device__ void measure_edge(EdgeSoftmax<SPLIT>& edge, const Filters<P>& filters, const Place& place,
+template <class X, bool SPLIT>
+__device__ void measure_edge(EdgeSoftmax<SPLIT>& edge, const Filters<X>& filters, const Place& place,
                              const Window& window, int past, int length) {
     const int last = place.position + int((STEPS - 1) * window.dilation);
     const Taps some = {first_tap(window, past, last), end_tap(window, length, place.position)};
@@ -42,7 +37,7 @@ __device__ void measure_edge(EdgeSoftmax<SPLIT>& edge, const Filters<P>& filters
         }
 #pragma unroll 1
         for (unsigned tap = some.begin; tap < some.end; tap++) {
-            const float logit = logit_at(filters, place.heads[h], tap);
+            const float logit = filters.at(place.heads[h], tap);
             int position = place.position + int(tap * window.dilation) - int(window.left);
 #pragma unroll
             for (unsigned n = 0; n < STEPS; n++) {
@@ -53,7 +48,7 @@ __device__ void measure_edge(EdgeSoftmax<SPLIT>& edge, const Filters<P>& filters
         }
 #pragma unroll 1
         for (unsigned tap = some.begin; tap < some.end; tap++) {
-            const float logit = logit_at(filters, place.heads[h], tap);
+            const float logit = filters.at(place.heads[h], tap);
             int position = place.position + int(tap * window.dilation) - int(window.left);
 #pragma unroll
             for (unsigned n = 0; n < STEPS; n++) {
@@ -71,16 +66,16 @@ __device__ void measure_edge(EdgeSoftmax<SPLIT>& edge, const Filters<P>& filters
 }
 
 // `accumulate`, with weights of `edge`.
-template <class X, class P, bool SPLIT>
-__device__ void accumulate_edge(float2 (&sums)[STEPS], const EdgeSoftmax<SPLIT>& edge, const Filters<P>& filters,
+template <class X, bool SPLIT>
+__device__ void accumulate_edge(float2 (&sums)[STEPS], const EdgeSoftmax<SPLIT>& edge, const Filters<X>& filters,
                                 const Place& place, const Window& window, int past, int length, unsigned first,
                                 unsigned count) {
     const int last = place.position + int((STEPS - 1) * window.dilation);
     const Taps some = within({first_tap(window, past, last), end_tap(window, length, place.position)}, first, count);
 #pragma unroll 1
     for (unsigned tap = some.begin; tap < some.end; tap++) {
-        const float first_logit = logit_at(filters, place.heads[0], first + tap);
-        const float second_logit = SPLIT ? logit_at(filters, place.heads[1], first + tap) : first_logit;
+        const float first_logit = filters.at(place.heads[0], first + tap);
+        const float second_logit = SPLIT ? filters.at(place.heads[1], first + tap) : first_logit;
         add_at_edge<X>(sums, place, window, past, length, first, tap, [&](unsigned n) {
             const float weight = expf(first_logit - edge.largest[0][n]) * edge.scale[0][n];
             if constexpr (SPLIT) {

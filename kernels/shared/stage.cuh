@@ -31,6 +31,15 @@ struct Tokens {
     unsigned channels;
     // The first of the tile.
     unsigned first_channel;
+
+    // The numbers of the token at `position` of the tile's sequence: before its first they are in the history.
+    __device__ const X* at(const Tile& tile, const Window& window, int position) const {
+        if (position >= 0) {
+            return x + (tile.sequence.first + unsigned(position)) * x_stride;
+        }
+        const unsigned long long row = (tile.index + 1ull) * window.reach - unsigned(-position);
+        return history + row * channels;
+    }
 };
 
 // How they lie in the block's memory.
@@ -69,14 +78,7 @@ __device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles&
             *to = Unit();
             continue;
         }
-        const X* from;
-        if (position >= 0) {
-            from = tokens.x + (tile.sequence.first + unsigned(position)) * tokens.x_stride;
-        } else {
-            const unsigned long long row_from = (tile.index + 1ull) * window.reach - unsigned(-position);
-            from = tokens.history + row_from * tokens.channels;
-        }
-        copy(to, reinterpret_cast<const Unit*>(from + channel));
+        copy(to, reinterpret_cast<const Unit*>(tokens.at(tile, window, position) + channel));
     }
 }
 

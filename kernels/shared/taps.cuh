@@ -18,13 +18,18 @@ struct Softmax {
 };
 
 // The rows of the tile's heads.
-template <class P>
+template <class X>
 struct Filters {
-    // Of the tile's first head.
-    const P* weight;
+    Parameters<X> weight;
+    unsigned first_head;
     unsigned heads;
     // Taps K.
     unsigned width;
+
+    // Of a head counted from the first.
+    __device__ float at(unsigned head, unsigned tap) const {
+        return weight.at(static_cast<unsigned long long>(first_head + head) * width + tap);
+    }
 };
 
 struct TapMemory {
@@ -51,22 +56,21 @@ __device__ inline float warp_total(float number) {
 }
 
 // What the softmax over all taps of every head divides by, where a chunk does not hold all of them.
-template <class P>
-__device__ void measure(const Filters<P>& filters, Softmax* softmax) {
+template <class X>
+__device__ void measure(const Filters<X>& filters, Softmax* softmax) {
     const unsigned lane = threadIdx.x % WARP;
 #pragma unroll 1
     for (unsigned head = threadIdx.x / WARP; head < filters.heads; head += blockDim.x / WARP) {
-        const P* row = filters.weight + static_cast<unsigned long long>(head) * filters.width;
         float largest = LOWEST;
 #pragma unroll 1
         for (unsigned tap = lane; tap < filters.width; tap += WARP) {
-            largest = fmaxf(largest, number(row[tap]));
+            largest = fmaxf(largest, filters.at(head, tap));
         }
         largest = warp_largest(largest);
         float total = 0.0f;
 #pragma unroll 1
         for (unsigned tap = lane; tap < filters.width; tap += WARP) {
-            total += expf(number(row[tap]) - largest);
+            total += expf(filters.at(head, tap) - largest);
         }
         total = warp_total(total);
         if (lane == 0) {
@@ -78,18 +82,17 @@ __device__ void measure(const Filters<P>& filters, Softmax* softmax) {
 
 // Puts the weights of `taps` taps from `first` on into memory. `softmax` has what `measure` found; a chunk of all taps is
 // normalised from itself, and needs none.
-template <class P>
-__device__ void fill(const Filters<P>& filters, const TapMemory& memory, bool normalize, const Softmax* softmax,
+template <class X>
+__device__ void fill(const Filters<X>& filters, const TapMemory& memory, bool normalize, const Softmax* softmax,
                      unsigned first, unsigned taps) {
     const unsigned lane = threadIdx.x % WARP;
     const unsigned padded = (taps + 7) / 8 * 8;
 #pragma unroll 1
     for (unsigned head = threadIdx.x / WARP; head < filters.heads; head += blockDim.x / WARP) {
-        const P* row = filters.weight + static_cast<unsigned long long>(head) * filters.width + first;
         float largest = LOWEST;
 #pragma unroll 1
         for (unsigned tap = lane; tap < padded; tap += WARP) {
-            const float logit = tap < taps ? number(row[tap]) : 0.0f;
+            const float logit = tap < taps ? filters.at(head, first + tap) : 0.0f;
             memory.at(head, tap) = logit;
             largest = tap < taps ? fmaxf(largest, logit) : largest;
         }

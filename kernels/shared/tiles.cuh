@@ -55,13 +55,17 @@ struct Tile {
     unsigned column;
 };
 
-// `list` has first, length, room and past of each sequence.
-__device__ inline Sequence sequence_at(const Tiles& tiles, const uint4* list, unsigned index) {
-    if (tiles.listed == 0) {
-        return Sequence{index * tiles.time, int(tiles.time), int(tiles.time), 0};
+// `list` has first, length, room and past of each sequence, unless all of them have `time` tokens.
+__device__ inline Sequence sequence_at(unsigned listed, unsigned time, const uint4* list, unsigned index) {
+    if (listed == 0) {
+        return Sequence{index * time, int(time), int(time), 0};
     }
-    const uint4 listed = __ldg(list + index);
-    return Sequence{listed.x, int(listed.y), int(listed.z), int(listed.w)};
+    const uint4 sequence = __ldg(list + index);
+    return Sequence{sequence.x, int(sequence.y), int(sequence.z), int(sequence.w)};
+}
+
+__device__ inline Sequence sequence_at(const Tiles& tiles, const uint4* list, unsigned index) {
+    return sequence_at(tiles.listed, tiles.time, list, index);
 }
 
 // The last of the packed sequences that begin at or before `stretch`.

@@ -1,13 +1,15 @@
 mod multiply_add;
+mod toeplitz;
 
-use crate::Result;
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::limits::Limits;
 use crate::cuda::plan::{Launch, Place};
 use crate::cuda::sequences::DeviceSequences;
+use crate::cuda::traffic::Traffic;
 use crate::gpu::listed;
 use crate::problem::LightConvProblem;
+use crate::{Result, Sequences};
 
 /// Light convolution, prepared: see [`LightConvProblem`].
 #[derive(Clone, Debug)]
@@ -51,6 +53,21 @@ impl LightConv {
     /// The problem it was made for.
     pub fn problem(&self) -> &LightConvProblem {
         &self.problem
+    }
+
+    /// What a call reads and writes, as its plan predicts it: tokens that lie without gaps, and begin on a sector, as do
+    /// all heads. Biases are left out, and what a softmax over the taps in range reads again at the ends of sequences.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sequences`](crate::Error::Sequences) for sequences of another shape than the problem's.
+    pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
+        let (conv, limits) = (self.problem.convolution(), self.gpu.limits());
+        sequences.check(conv.sequences())?;
+        match toeplitz::traffic(conv, sequences, limits)? {
+            Some(traffic) => Ok(traffic),
+            None => multiply_add::traffic(conv, sequences, limits),
+        }
     }
 
     /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
@@ -104,5 +121,8 @@ pub(crate) fn plan(
     if conv.sequences().tokens() == 0 {
         return Ok(None);
     }
-    multiply_add::plan(conv, places, listed, limits).map(Some)
+    match toeplitz::plan(conv, places, listed, limits)? {
+        Some(launch) => Ok(Some(launch)),
+        None => multiply_add::plan(conv, places, listed, limits).map(Some),
+    }
 }

@@ -5,6 +5,7 @@ use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::limits::Limits;
 use crate::cuda::plan::{Launch, Place};
+use crate::cuda::traffic::{SECTOR, Traffic};
 use crate::problem::LinearProblem;
 use crate::{DType, Result};
 
@@ -44,6 +45,31 @@ impl Linear {
     /// The problem it was made for.
     pub fn problem(&self) -> &LinearProblem {
         &self.problem
+    }
+
+    /// What a call reads and writes, as its plan predicts it: matrices whose rows all begin on a sector.
+    pub fn traffic(&self) -> Traffic {
+        let problem = &self.problem;
+        let kernel = match problem.dtype() {
+            DType::F32 => multiply_add::kernel(problem, self.gpu.limits()),
+            DType::F16 | DType::BF16 => tensor_cores::kernel(problem, self.gpu.limits()),
+        };
+        let (rows, outputs) = (problem.rows() as u64, problem.outputs() as u64);
+        let row = |numbers: usize, dtype: DType| (numbers * dtype.size()).div_ceil(SECTOR) as u64;
+        let [down, across] = kernel.grid(problem);
+        // Each warp of a tile reads the biases of its columns; on tensor cores, a thread those of two columns of eight, one
+        // by one.
+        let eights = outputs.div_ceil(8);
+        let bias = match problem.dtype() {
+            DType::F32 => down * 4 * eights,
+            _ => down * 2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights }),
+        };
+        Traffic {
+            read: across * rows * row(problem.inputs(), problem.dtype()),
+            written: rows * row(problem.outputs(), problem.dtype()),
+            parameters: down * outputs * row(problem.inputs(), problem.parameters())
+                + if problem.has_bias() { bias } else { 0 },
+        }
     }
 
     /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
@@ -97,7 +123,7 @@ pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) ->
 
 /// A kernel of a module.
 #[derive(Clone, Copy, Debug)]
-struct Kernel {
+pub(crate) struct Kernel {
     entry: &'static str,
     /// Threads of a block.
     threads: u32,
@@ -111,9 +137,14 @@ impl Kernel {
         if big.tiles(problem) < u64::from(limits.multiprocessors) { small } else { big }
     }
 
-    fn tiles(&self, problem: &LinearProblem) -> u64 {
+    /// Tiles down and across.
+    fn grid(&self, problem: &LinearProblem) -> [u64; 2] {
         let [rows, columns] = self.tile;
-        let down = problem.rows().div_ceil(rows) as u64;
-        down.saturating_mul(problem.outputs().div_ceil(columns) as u64)
+        [problem.rows().div_ceil(rows) as u64, problem.outputs().div_ceil(columns) as u64]
+    }
+
+    fn tiles(&self, problem: &LinearProblem) -> u64 {
+        let [down, across] = self.grid(problem);
+        down.saturating_mul(across)
     }
 }

@@ -18,12 +18,16 @@
 mod call;
 mod driver;
 mod gpu;
+mod history;
 mod light_conv;
 mod limits;
 mod linear;
 mod modules;
 mod plan;
 mod sequences;
+#[cfg(test)]
+mod tests;
+mod traffic;
 
 /// The cudarc that this crate is built with.
 pub use ::cudarc;
@@ -34,7 +38,9 @@ pub use call::{Elements, ElementsMut, Rows, RowsMut};
 pub use driver::LaunchProfile;
 pub(crate) use driver::Memory;
 pub use gpu::Gpu;
+pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs};
 pub use sequences::DeviceSequences;
+pub use traffic::Traffic;

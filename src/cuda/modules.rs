@@ -15,12 +15,24 @@ macro_rules! module {
     };
 }
 
+/// A decoder's memory moved on, for every type.
+pub(crate) const HISTORY: &Module = module!("history");
+
 /// Light convolution by multiply-adds.
 pub(crate) fn light_conv(dtype: DType) -> &'static Module {
     match dtype {
         DType::F32 => module!("light_conv_f32"),
         DType::F16 => module!("light_conv_f16"),
         DType::BF16 => module!("light_conv_bf16"),
+    }
+}
+
+/// Light convolution by products of matrices; none in f32.
+pub(crate) fn light_conv_toeplitz(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("light_conv_toeplitz_f16")),
+        DType::BF16 => Some(module!("light_conv_toeplitz_bf16")),
     }
 }
 

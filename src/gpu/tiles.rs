@@ -23,7 +23,7 @@ pub(crate) struct Tiles {
     pub(crate) dilation: usize,
     /// Phases of a tile.
     pub(crate) phases: usize,
-    /// Steps of a phase, a multiple of [`STEPS`].
+    /// Steps of a phase.
     pub(crate) steps: usize,
     /// Whether kernels read the list of sequences.
     pub(crate) listed: bool,
@@ -42,17 +42,29 @@ impl Tiles {
         outputs: usize,
         columns: usize,
     ) -> Result<Self> {
-        let dilation = window.dilation();
-        let longest = shape.longest();
+        let (dilation, longest) = (window.dilation(), shape.longest());
+        let steps = longest.div_ceil(dilation).next_multiple_of(STEPS).min(outputs).max(STEPS);
+        let phases = (outputs / steps).min(dilation).min(longest).max(1);
+        Tiles::of(shape, window, listed, [phases, steps], columns)
+    }
+
+    /// Tiles of so many phases and steps, each divided into `columns` parts.
+    pub(crate) fn of(
+        shape: SequenceShape,
+        window: Window,
+        listed: bool,
+        [phases, steps]: [usize; 2],
+        columns: usize,
+    ) -> Result<Self> {
+        let (dilation, longest) = (window.dilation(), shape.longest());
         // Kernels compute positions in 31 bits: a sequence, a window past either end of it, and a lane's own steps.
         let reach = [window.reach(), longest, dilation.saturating_mul(2 * STEPS)];
         let reach = reach.into_iter().fold(0, usize::saturating_add);
         within("tokens in reach of", "the window", reach as u64, (1 << 31) - 1)?;
-        let steps = longest.div_ceil(dilation).next_multiple_of(STEPS).min(outputs).max(STEPS);
-        let phases = (outputs / steps).min(dilation).min(longest).max(1);
         let tiles = dilation.min(longest).div_ceil(phases).max(1);
-        let span = steps * dilation;
-        within("tokens in a stretch of", "the window", (span + longest) as u64, (1 << 31) - 1)?;
+        let span = steps.saturating_mul(dilation);
+        let stretch = span.saturating_add(longest);
+        within("tokens in a stretch of", "the window", stretch as u64, (1 << 31) - 1)?;
         let (time, stretches, all) = match shape.layout() {
             Layout::Batch { time } | Layout::Padded { time } => {
                 let stretches = time.div_ceil(span);

@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, HistoryProblem};
@@ -22,7 +24,7 @@ pub fn history(
     sequences: Option<&Sequences>,
 ) -> Result<Tensor> {
     let call = describe(x, history, window, sequences)?;
-    let mut next = Tensor::zeros(history.shape(), x.dtype(), x.device())?;
+    let mut next = Tensor::unwritten(history.shape(), x.dtype(), x.device())?;
     launch(&call, x, history, &mut next)?;
     Ok(next)
 }
@@ -52,7 +54,7 @@ fn describe(x: &Tensor, history: &Tensor, window: Window, sequences: Option<&Seq
     let problem = HistoryProblem::new(conv)?;
     check::operand("history", history, x, x.dtype(), &problem.convolution().history_shape())?;
     #[cfg(feature = "cuda")]
-    check::not_on_cuda(x, "history")?;
+    check::planned_cuda(x, |gpu| cuda::History::new(gpu, problem))?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::History::new(gpu, problem))?;
     Ok((problem, sequences))
@@ -78,6 +80,11 @@ fn launch((problem, sequences): &Call, x: &Tensor, history: &Tensor, next: &mut 
             gpu.run([0, 0], |_| operator.bind(args))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_on_cuda(x, "history"),
+        Room::Cuda(gpu) => cuda::History::new(gpu, *problem)?.launch(cuda::HistoryArgs {
+            sequences: &gpu.sequences(sequences)?,
+            x: cuda::Rows::contiguous(x.on_cuda()),
+            history: history.on_cuda(),
+            next: next.on_cuda_mut(),
+        }),
     }
 }

@@ -2,7 +2,7 @@ use lightspan::problem::{Convolution, HistoryProblem};
 use lightspan::{ops, reference};
 use proptest::prelude::*;
 
-use crate::support::{Numbers, config, conv_case, overwritten, whole_devices};
+use crate::support::{Numbers, config, conv_case, devices, overwritten};
 
 proptest! {
     #![proptest_config(config(300))]
@@ -16,7 +16,7 @@ proptest! {
         let x = numbers.tokens(sequences, channels, case.dtype, 2.0);
         let history = numbers.draw(&problem.convolution().history_shape(), case.dtype, 2.0);
         let expected = reference::history(&problem, sequences, &x.data, &history.data);
-        for device in whole_devices() {
+        for device in devices() {
             let (x, history) = (x.on(&device), history.on(&device));
             let next = ops::history(&x, &history, case.window, Some(sequences)).unwrap();
             let next = overwritten(next, |next| {

@@ -5,7 +5,7 @@ use lightspan::reference::{self, AttentionInputs, DynamicConvInputs, LightConvIn
 use lightspan::{DType, Normalize, Sequences, Window};
 
 use crate::dynamic_conv::Generator;
-use crate::support::{ConvCase, assert_row_admitted, whole_devices};
+use crate::support::{ConvCase, assert_row_admitted, devices, whole_devices};
 use crate::{attention, dynamic_conv, light_conv, linear};
 
 /// No f32 is 0.1, so that every product and every sum is rounded.
@@ -47,7 +47,7 @@ fn light_conv() {
             history: call.history.as_ref().map(|history| &history.data[..]),
         };
         let problem = LightConvProblem::new(call.case.convolution());
-        for device in whole_devices() {
+        for device in devices() {
             let y = call.run(&device);
             for t in SAMPLED {
                 let expected = reference::light_conv(&problem, &call.case.sequences, inputs, (0, t));
@@ -116,7 +116,7 @@ fn linear() {
     let mut call = linear::Call::draw(LinearProblem::new(40, 4096, 33, DType::F32).unwrap(), 3);
     call.x.data.fill(TERM);
     call.weight.data.fill(TERM);
-    for device in whole_devices() {
+    for device in devices() {
         let y = call.run(&device);
         for row in SAMPLED {
             assert_row_admitted(&call.expected(row), &y, row);

@@ -10,6 +10,8 @@ mod attention;
 mod bad_input;
 mod conformance;
 mod cost;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dynamic_conv;
 mod extremes;
 mod history;

@@ -3,11 +3,11 @@
 use lightspan::{DType, Normalize, Sequences, Window};
 
 use crate::light_conv::Call;
-use crate::support::{ConvCase, same_bits, whole_devices};
+use crate::support::{ConvCase, devices, same_bits};
 
 #[test]
 fn threads_share_a_device() {
-    for device in whole_devices() {
+    for device in devices() {
         let call = |i: usize| {
             Call::draw(&ConvCase {
                 sequences: Sequences::batch(1 + i % 3, 20 + 30 * i).unwrap(),

@@ -14,14 +14,14 @@ fn report(name: &str, from: Instant, profile: &Profile) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut memory = Memory::new();
+    let memory = Memory::new();
     let n = 1 << 20;
     let zeros = vec![0; 4 * n];
     let (x, y) = (memory.allocate("x", 4 * n as u64)?, memory.allocate("y", 4 * n as u64)?);
     memory.write(x, &zeros)?;
     memory.write(y, &zeros)?;
 
-    let module = Module::load(include_str!("../tests/fixtures/saxpy.ptx"), &mut memory)?;
+    let module = Module::load(include_str!("../tests/fixtures/saxpy.ptx"), &memory)?;
     let args = [Arg::I32(n as i32), Arg::F32(0.5), Arg::U64(x), Arg::U64(y)];
     let from = Instant::now();
     let mut sum = Profile::default();
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     report("saxpy", from, &sum);
 
-    let module = Module::load(include_str!("../tests/fixtures/softmax.ptx"), &mut memory)?;
+    let module = Module::load(include_str!("../tests/fixtures/softmax.ptx"), &memory)?;
     let args = [Arg::I32(1024), Arg::U64(x), Arg::U64(y)];
     for kernel in ["softmax_f32", "softmax_f16"] {
         let from = Instant::now();
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         report(kernel, from, &profile);
     }
 
-    let module = Module::load(include_str!("../tests/fixtures/matmul.ptx"), &mut memory)?;
+    let module = Module::load(include_str!("../tests/fixtures/matmul.ptx"), &memory)?;
     let d = memory.allocate("d", 16 * 8 * 4)?;
     let args = [Arg::I32(1 << 14), Arg::U64(x), Arg::U64(x), Arg::U64(d)];
     let from = Instant::now();

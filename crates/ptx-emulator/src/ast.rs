@@ -45,6 +45,7 @@ pub(crate) struct Entry {
     pub scopes: Vec<usize>,
     pub registers: Vec<Registers>,
     pub labels: Vec<Label>,
+    pub tables: Vec<Table>,
     pub body: Vec<Statement>,
 }
 
@@ -66,6 +67,15 @@ pub(crate) struct Label {
     pub name: String,
     /// Index of the next statement.
     pub at: usize,
+}
+
+/// `name: .branchtargets a, b;`
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub scope: usize,
+    pub line: u32,
+    pub name: String,
+    pub labels: Vec<String>,
 }
 
 #[derive(Debug)]

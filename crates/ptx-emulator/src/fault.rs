@@ -80,6 +80,18 @@ pub enum FaultKind {
         /// The allocation nearest to it.
         nearest: Option<Nearest>,
     },
+    /// An access to an allocation that was freed.
+    #[error("{bytes} bytes of {space} memory at {address:#x} were freed ({of})")]
+    Freed {
+        /// The space that was accessed.
+        space: Space,
+        /// The first byte of the access.
+        address: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// What the allocation was.
+        of: Nearest,
+    },
     /// An address that is no multiple of the size of the access.
     #[error("{bytes} bytes of {space} memory at {address:#x} are misaligned")]
     Misaligned {
@@ -147,6 +159,17 @@ pub enum FaultKind {
     AsyncNotWaited {
         /// The byte.
         address: u64,
+    },
+    /// A `trap`: what an assertion that does not hold becomes.
+    #[error("a trap")]
+    Trap,
+    /// A branch by a number that its table of labels does not have.
+    #[error("label {index} of a table of {labels}")]
+    NoSuchLabel {
+        /// The number.
+        index: u32,
+        /// How many labels there are.
+        labels: usize,
     },
     /// A block that ran more instructions than the launch allows.
     #[error("the block ran more than {0} warp instructions")]

@@ -1,7 +1,9 @@
 //! Global memory: allocations far apart, each byte with a mark that says whether it was written.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::allocation::Allocation;
 use crate::fault::{FaultKind, Nearest, Space};
 
 /// Every allocation has a slot of its own, so that an overrun of any plausible length meets no other.
@@ -12,35 +14,45 @@ const IN_SLOT: u64 = 1 << 34;
 
 /// Global memory of the emulated device.
 ///
-/// Addresses are made up: each allocation begins at a multiple of 256, 64 GiB after the one before.
+/// Addresses are made up: each allocation begins at a multiple of 256, 64 GiB after the one before. They are never
+/// used again, so that an access to what was freed is known for what it is, and named; of a freed allocation some tens
+/// of bytes stay, its name and length.
+///
+/// All is done through a shared reference, so that a device can be an `Arc<Memory>` with no lock around it: any thread
+/// may allocate, free, read, write and launch at any time. A launch sees the allocations that there were when it began,
+/// and keeps them: what is freed while it runs is gone for later launches and not for that one. As on a device, what
+/// one thread writes to bytes that another one's kernel reads at that moment is seen or not, by chance.
 #[derive(Debug, Default)]
 pub struct Memory {
-    allocations: Vec<Option<Allocation>>,
+    /// Copied on change when a launch holds it.
+    table: RwLock<Arc<Table>>,
 }
 
 /// Memory that the host asked for wrongly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MemoryError {
-    /// An address that no allocation holds, or bytes past its end.
+    /// An address that no allocation holds, bytes past its end, or bytes that nobody wrote.
     #[error("{0}")]
     Access(#[from] FaultKind),
     /// An allocation longer than its slot.
     #[error("an allocation of {0} bytes is too long")]
     TooLong(u64),
-    /// An address at which no allocation begins.
+    /// An address at which no allocation begins, or no longer does.
     #[error("no allocation begins at {0:#x}")]
     NotAnAllocation(u64),
 }
 
-/// One allocation, in words: blocks that run at the same time may write different bytes of one.
-#[derive(Debug)]
-pub(crate) struct Allocation {
-    name: String,
-    length: u64,
-    read_only: bool,
-    words: Vec<AtomicU32>,
-    /// Four bits a word, one for each of its bytes.
-    written: Vec<AtomicU8>,
+#[derive(Debug, Clone)]
+enum Slot {
+    Held(Arc<Allocation>),
+    Freed(Arc<Nearest>),
+}
+
+/// The allocations that there are, and were.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    slots: Vec<Slot>,
 }
 
 impl Memory {
@@ -50,129 +62,143 @@ impl Memory {
     }
 
     /// Room for `length` bytes that nobody has written, and its address. The name is for reports.
-    pub fn allocate(&mut self, name: &str, length: u64) -> Result<u64, MemoryError> {
+    pub fn allocate(&self, name: &str, length: u64) -> Result<u64, MemoryError> {
         self.allocate_as(name, length, false)
     }
 
-    pub(crate) fn allocate_as(
-        &mut self,
-        name: &str,
-        length: u64,
-        read_only: bool,
-    ) -> Result<u64, MemoryError> {
+    pub(crate) fn allocate_as(&self, name: &str, length: u64, read_only: bool) -> Result<u64, MemoryError> {
         if length > IN_SLOT {
             return Err(MemoryError::TooLong(length));
         }
-        let words = length.div_ceil(4) as usize;
-        let allocation = Allocation {
-            name: name.to_owned(),
-            length,
-            read_only,
-            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
-            written: (0..words).map(|_| AtomicU8::new(0)).collect(),
-        };
-        let slot = self.allocations.len() as u64;
-        self.allocations.push(Some(allocation));
+        let allocation = Slot::Held(Arc::new(Allocation::new(name, length, read_only)));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = table.slots.len() as u64;
+        Arc::make_mut(&mut table).slots.push(allocation);
         Ok(FIRST_SLOT + (slot << SLOT_BITS) + IN_SLOT)
     }
 
-    /// Gives an allocation back. Its addresses are never used again.
-    pub fn free(&mut self, address: u64) -> Result<(), MemoryError> {
-        let (slot, offset) = split(address).ok_or(MemoryError::NotAnAllocation(address))?;
-        match self.allocations.get_mut(slot) {
-            Some(allocation @ Some(_)) if offset == 0 => *allocation = None,
-            _ => return Err(MemoryError::NotAnAllocation(address)),
-        }
-        Ok(())
-    }
-
-    /// Copies from the host.
-    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
-        let (allocation, offset) = self.locate(address, bytes.len() as u64)?;
-        for (i, &byte) in bytes.iter().enumerate() {
-            allocation.store(offset + i as u64, 1, byte.into());
-        }
-        Ok(())
-    }
-
-    /// Copies to the host. Bytes that nobody wrote are an error.
-    pub fn read(&self, address: u64, length: u64) -> Result<Vec<u8>, MemoryError> {
-        let (allocation, offset) = self.locate(address, length)?;
-        let byte = |i| allocation.load(offset + i, 1).map(|v| v as u8);
-        let found =
-            (0..length).map(|i| byte(i).ok_or_else(|| allocation.uninitialised(address + i, offset + i, 1)));
-        Ok(found.collect::<Result<_, _>>()?)
-    }
-
-    /// The allocation that holds all of these bytes, and where in it they begin.
-    pub(crate) fn locate(&self, address: u64, bytes: u64) -> Result<(&Allocation, u64), FaultKind> {
-        let out = |nearest| FaultKind::OutOfBounds { space: Space::Global, address, bytes, nearest };
-        let (slot, offset) = split(address).ok_or_else(|| out(None))?;
-        let Some(Some(allocation)) = self.allocations.get(slot) else {
-            return Err(out(None));
+    /// Gives an allocation back. Its addresses are never used again: accesses to them are faults that name it.
+    pub fn free(&self, address: u64) -> Result<(), MemoryError> {
+        let wrong = MemoryError::NotAnAllocation(address);
+        let Some((slot, 0)) = split(address) else {
+            return Err(wrong);
         };
-        if offset < 0 || offset as u64 + bytes > allocation.length {
-            return Err(out(Some(allocation.nearest(offset))));
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(Slot::Held(allocation)) = table.slots.get(slot) else {
+            return Err(wrong);
+        };
+        let freed = Slot::Freed(Arc::new(allocation.nearest(0)));
+        Arc::make_mut(&mut table).slots[slot] = freed;
+        Ok(())
+    }
+
+    /// How many allocations are held, and their bytes: what a test compares to find out what was not given back.
+    pub fn held(&self) -> (usize, u64) {
+        let table = self.table();
+        let held = table.slots.iter().filter_map(|slot| match slot {
+            Slot::Held(allocation) => Some(allocation.length()),
+            Slot::Freed(_) => None,
+        });
+        held.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length))
+    }
+
+    /// Copies from the host, to an address anywhere in an allocation.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let table = self.table();
+        let (allocation, offset) = table.locate(address, bytes.len() as u64)?;
+        allocation.write(offset, bytes);
+        Ok(())
+    }
+
+    /// Copies to the host, from an address anywhere in an allocation. Bytes that nobody wrote are an error.
+    pub fn read(&self, address: u64, length: u64) -> Result<Vec<u8>, MemoryError> {
+        // Before there is room for it: a length out of bounds may be one that no host has room for.
+        self.table().locate(address, length)?;
+        let mut bytes = vec![0; length as usize];
+        self.read_into(address, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies to the host, as [`read`](Self::read) does.
+    pub fn read_into(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        let table = self.table();
+        let (allocation, offset) = table.locate(address, bytes.len() as u64)?;
+        match allocation.read(offset, bytes) {
+            None => Ok(()),
+            Some(at) => Err(allocation.uninitialised(address + (at - offset), at, 1).into()),
         }
-        Ok((allocation, offset as u64))
+    }
+
+    /// Which of these bytes nobody wrote: ranges of addresses, lowest first. A test sees by it that a kernel wrote all
+    /// of what it had to, and nothing beside it.
+    pub fn unwritten(&self, address: u64, length: u64) -> Result<Vec<Range<u64>>, MemoryError> {
+        let table = self.table();
+        let (allocation, offset) = table.locate(address, length)?;
+        let mut out: Vec<Range<u64>> = Vec::new();
+        for at in allocation.unwritten(offset, length) {
+            let at = address + (at - offset);
+            match out.last_mut() {
+                Some(range) if range.end == at => range.end += 1,
+                _ => out.push(at..at + 1),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Makes these bytes ones that nobody wrote, as they are in a new allocation: a buffer that is used again then
+    /// hides nothing that the next kernel leaves out.
+    pub fn forget(&self, address: u64, length: u64) -> Result<(), MemoryError> {
+        let table = self.table();
+        let (allocation, offset) = table.locate(address, length)?;
+        allocation.forget(offset, length);
+        Ok(())
+    }
+
+    /// The allocations that there are now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
+impl Table {
+    /// The allocation that holds all of these bytes, and where in it they begin.
+    #[inline]
+    pub(crate) fn locate(&self, address: u64, bytes: u64) -> Result<(&Allocation, u64), FaultKind> {
+        if let Some((slot, offset)) = split(address)
+            && let Some(Slot::Held(allocation)) = self.slots.get(slot)
+            && let Ok(offset) = u64::try_from(offset)
+            && offset <= allocation.length()
+            && bytes <= allocation.length() - offset
+        {
+            return Ok((allocation, offset));
+        }
+        Err(self.fault(address, bytes))
+    }
+
+    /// Why there are no such bytes.
+    #[cold]
+    fn fault(&self, address: u64, bytes: u64) -> FaultKind {
+        let space = Space::Global;
+        let found = split(address).and_then(|(slot, offset)| Some((self.slots.get(slot)?, offset)));
+        match found {
+            Some((Slot::Freed(was), offset)) => {
+                let of = Nearest { offset, ..Nearest::clone(was) };
+                FaultKind::Freed { space, address, bytes, of }
+            }
+            Some((Slot::Held(allocation), offset)) => {
+                let nearest = Some(allocation.nearest(offset));
+                FaultKind::OutOfBounds { space, address, bytes, nearest }
+            }
+            None => FaultKind::OutOfBounds { space, address, bytes, nearest: None },
+        }
+    }
+}
+
+#[inline]
 fn split(address: u64) -> Option<(usize, i64)> {
     let rest = address.checked_sub(FIRST_SLOT)?;
     let slot = usize::try_from(rest >> SLOT_BITS).ok()?;
     Some((slot, (rest & ((1 << SLOT_BITS) - 1)) as i64 - IN_SLOT as i64))
-}
-
-impl Allocation {
-    fn nearest(&self, offset: i64) -> Nearest {
-        Nearest { name: self.name.clone(), length: self.length, offset }
-    }
-
-    pub(crate) fn uninitialised(&self, address: u64, offset: u64, bytes: u64) -> FaultKind {
-        let nearest = Some(self.nearest(offset as i64));
-        FaultKind::Uninitialised { space: Space::Global, address, bytes, nearest }
-    }
-
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// A number of 1, 2, 4 or 8 bytes, aligned; none when a byte of it was never written.
-    pub(crate) fn load(&self, offset: u64, bytes: u64) -> Option<u64> {
-        let (word, shift) = ((offset / 4) as usize, offset % 4);
-        if bytes == 8 {
-            return Some(self.load(offset, 4)? | self.load(offset + 4, 4)? << 32);
-        }
-        let needed = (15u8 >> (4 - bytes)) << shift;
-        if self.written[word].load(Ordering::Relaxed) & needed != needed {
-            return None;
-        }
-        let value = u64::from(self.words[word].load(Ordering::Relaxed)) >> (8 * shift);
-        Some(value & (u64::MAX >> (64 - 8 * bytes)))
-    }
-
-    /// Writes a number of 1, 2, 4 or 8 bytes, aligned.
-    pub(crate) fn store(&self, offset: u64, bytes: u64, value: u64) {
-        let (word, shift) = ((offset / 4) as usize, offset % 4);
-        match bytes {
-            8 => {
-                self.store(offset, 4, value & 0xffff_ffff);
-                self.store(offset + 4, 4, value >> 32);
-            }
-            4 => {
-                self.words[word].store(value as u32, Ordering::Relaxed);
-                self.written[word].store(15, Ordering::Relaxed);
-            }
-            // Another block may write the other bytes of the word at the same time.
-            _ => {
-                let mask = (u32::MAX >> (32 - 8 * bytes)) << (8 * shift);
-                let put = |old: u32| Some(old & !mask | ((value as u32) << (8 * shift)) & mask);
-                let _ = self.words[word].fetch_update(Ordering::Relaxed, Ordering::Relaxed, put);
-                self.written[word].fetch_or((15u8 >> (4 - bytes)) << shift, Ordering::Relaxed);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -181,36 +207,55 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_nothing_else_is() {
-        let mut memory = Memory::new();
+        let memory = Memory::new();
         let a = memory.allocate("a", 10).unwrap();
         let b = memory.allocate("b", 10).unwrap();
         assert!(a.is_multiple_of(256) && b - a > 1 << 32);
         memory.write(a + 1, &[1, 2, 3, 4, 5]).unwrap();
         assert_eq!(memory.read(a + 1, 5).unwrap(), [1, 2, 3, 4, 5]);
-        let MemoryError::Access(FaultKind::Uninitialised { address, .. }) = memory.read(a, 2).unwrap_err()
-        else {
-            panic!()
-        };
-        assert_eq!(address, a);
-        assert!(memory.read(a + 5, 2).is_err());
+        let mut part = [0; 3];
+        memory.read_into(a + 2, &mut part).unwrap();
+        assert_eq!(part, [2, 3, 4]);
+        for (from, length, first) in [(a, 2, a), (a + 5, 3, a + 6), (a + 1, 9, a + 6)] {
+            let error = memory.read(from, length).unwrap_err();
+            let MemoryError::Access(FaultKind::Uninitialised { address, .. }) = error else {
+                panic!("{error}")
+            };
+            assert_eq!(address, first);
+        }
         let error = memory.write(a + 8, &[0; 3]).unwrap_err();
         assert!(error.to_string().contains("byte 8 of `a`, which has 10"), "{error}");
         assert!(memory.write(a - 4, &[0]).unwrap_err().to_string().contains("byte -4 of `a`"));
-        memory.free(a).unwrap();
-        assert!(memory.read(a + 1, 1).is_err());
-        assert!(memory.free(b + 1).is_err());
+        assert!(memory.read(a, u64::MAX).is_err());
     }
 
     #[test]
-    fn numbers_of_every_width() {
-        let mut memory = Memory::new();
-        let a = memory.allocate("a", 16).unwrap();
-        let (allocation, _) = memory.locate(a, 16).unwrap();
-        allocation.store(8, 8, 0x1122_3344_5566_7788);
-        assert_eq!(allocation.load(8, 8), Some(0x1122_3344_5566_7788));
-        assert_eq!(allocation.load(14, 2), Some(0x1122));
-        allocation.store(13, 1, 0xff);
-        assert_eq!(allocation.load(12, 4), Some(0x1122_ff44));
-        assert_eq!(allocation.load(6, 2), None);
+    fn what_is_freed_is_gone_and_named() {
+        let memory = Memory::new();
+        let (a, b) = (memory.allocate("a", 16).unwrap(), memory.allocate("b", 8).unwrap());
+        assert_eq!(memory.held(), (2, 24));
+        assert_eq!(memory.free(b + 1), Err(MemoryError::NotAnAllocation(b + 1)));
+        memory.free(a).unwrap();
+        assert_eq!(memory.held(), (1, 8));
+        let error = memory.write(a + 4, &[1]).unwrap_err();
+        assert!(error.to_string().contains("byte 4 of `a`, which has 16"), "{error}");
+        assert!(matches!(error, MemoryError::Access(FaultKind::Freed { .. })));
+        assert!(memory.free(a).is_err());
+        assert_ne!(memory.allocate("c", 16).unwrap(), a);
+    }
+
+    #[test]
+    fn bytes_that_nobody_wrote_are_told() {
+        let memory = Memory::new();
+        let a = memory.allocate("a", 40).unwrap();
+        let one = |range| vec![range];
+        assert_eq!(memory.unwritten(a, 40).unwrap(), one(a..a + 40));
+        memory.write(a + 3, &[1; 9]).unwrap();
+        memory.write(a + 13, &[1; 20]).unwrap();
+        assert_eq!(memory.unwritten(a, 40).unwrap(), [a..a + 3, a + 12..a + 13, a + 33..a + 40]);
+        assert_eq!(memory.unwritten(a + 14, 8).unwrap(), []);
+        memory.forget(a + 15, 7).unwrap();
+        assert_eq!(memory.unwritten(a + 13, 20).unwrap(), one(a + 15..a + 22));
+        assert!(memory.unwritten(a, 41).is_err() && memory.forget(a + 1, 40).is_err());
     }
 }

@@ -179,6 +179,7 @@ impl Parser {
             scopes: vec![0],
             registers: Vec::new(),
             labels: Vec::new(),
+            tables: Vec::new(),
             body: Vec::new(),
         };
         while !self.eat('{') {

@@ -1,6 +1,6 @@
 //! The body of an entry: declarations, labels, statements and scopes.
 
-use crate::ast::{Entry, Label, Operand, Registers, Statement, Storage};
+use crate::ast::{Entry, Label, Operand, Registers, Statement, Storage, Table};
 use crate::error::{Located, Refusal};
 use crate::lex::Token;
 use crate::parse::{Parser, Result};
@@ -25,6 +25,11 @@ impl Parser {
             } else if self.at_label() {
                 let name = self.name()?;
                 self.expect(':')?;
+                if self.eat_name(".branchtargets") {
+                    let labels = self.names()?;
+                    entry.tables.push(Table { scope, line, name, labels });
+                    continue;
+                }
                 entry.labels.push(Label { scope, line, name, at: entry.body.len() });
             } else if matches!(self.peek(), Some(Token::Name(n)) if n.starts_with('.')) {
                 self.declaration(entry, scope)?;
@@ -78,6 +83,16 @@ impl Parser {
             self.int()?;
         }
         Ok(())
+    }
+
+    /// Names to the semicolon.
+    fn names(&mut self) -> Result<Vec<String>> {
+        let mut names = vec![self.name()?];
+        while self.eat(',') {
+            names.push(self.name()?);
+        }
+        self.expect(';')?;
+        Ok(names)
     }
 
     fn registers(&mut self, entry: &mut Entry, scope: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::arith::convert::Conversion;
-use crate::arith::{WarpFn, WarpTest};
+use crate::arith::{Lanes, WarpFn, WarpTest};
 use crate::fault::{FaultKind, Nearest, Space};
 use crate::profile::Class;
 use crate::types::Type;
@@ -20,7 +20,7 @@ pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
 /// packs them, and a compiler does not count on it, for it names each.
 pub(crate) const PARAM_SLOT: u64 = 1 << 16;
 
-/// Index of a register of a warp. Constants and special registers are registers too, filled in advance.
+/// Index of a register of a warp. Constants and special registers are registers too.
 pub(crate) type Reg = u32;
 pub(crate) type Pred = u32;
 
@@ -28,9 +28,16 @@ pub(crate) type Pred = u32;
 pub(crate) struct Program {
     pub name: String,
     pub instructions: Vec<Instruction>,
+    /// The same in every warp: the registers below these in number are their own.
+    pub constants: Vec<Lanes>,
+    /// Registers of a warp, after the constants in number.
     pub registers: usize,
     pub predicates: usize,
     pub filled: Vec<(Reg, Filled)>,
+    /// Registers that may be read before they are written.
+    pub zeroed: Vec<Reg>,
+    /// The lines of the instructions that access memory, each with counters of its own.
+    pub counted: Vec<u32>,
     pub params: Vec<Param>,
     pub param_bytes: u64,
     /// Static shared memory, up to where the dynamic one begins.
@@ -75,6 +82,8 @@ pub(crate) struct Instruction {
     /// The predicate, and whether it is negated.
     pub guard: Option<(Pred, bool)>,
     pub class: Class,
+    /// Which counters its accesses of memory go to.
+    pub counter: usize,
     pub op: Op,
 }
 
@@ -150,6 +159,24 @@ pub(crate) enum Atomic {
     Decrement,
 }
 
+/// What an instruction with a carry adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Add,
+    Subtract,
+    /// The lower half of a product, and a third operand.
+    AddLow,
+    AddHigh,
+}
+
+/// What a barrier makes of a predicate of all threads of the block, and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Together {
+    Count(Reg),
+    All(Pred),
+    Any(Pred),
+}
+
 /// A predicate as a source, and whether it is negated.
 pub(crate) type PredSource = (Pred, bool);
 
@@ -159,6 +186,16 @@ pub(crate) enum Op {
         run: WarpFn,
         to: Reg,
         from: [Reg; 4],
+    },
+    /// `add.cc`, `addc` and their like.
+    Carry {
+        what: Carried,
+        ty: Type,
+        to: Reg,
+        from: [Reg; 3],
+        carry: Pred,
+        takes: bool,
+        gives: bool,
     },
     Convert {
         how: Conversion,
@@ -231,10 +268,17 @@ pub(crate) enum Op {
     Branch {
         to: usize,
     },
+    /// `brx.idx`
+    BranchIndexed {
+        index: Reg,
+        to: Vec<usize>,
+    },
     Exit,
+    Trap,
     Barrier {
         id: Reg,
         threads: Option<Reg>,
+        reduction: Option<(Together, PredSource)>,
     },
     WarpBarrier {
         mask: Reg,
@@ -257,6 +301,14 @@ pub(crate) enum Op {
         how: Vote,
         to: Pred,
         from: PredSource,
+        mask: Reg,
+    },
+    /// `match.sync`: the lanes of the same value, or all or none.
+    Match {
+        all: bool,
+        to: Reg,
+        valid: Option<Pred>,
+        value: Reg,
         mask: Reg,
     },
     /// `redux.sync`

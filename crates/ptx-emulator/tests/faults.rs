@@ -197,8 +197,8 @@ fn the_address_of_a_parameter_and_its_bounds() {
     };
     let words = [10u32, 11, 12, 13, 14, 15];
     let run = |source: &str, threads| {
-        let mut memory = Memory::new();
-        let module = Module::load(source, &mut memory).unwrap();
+        let memory = Memory::new();
+        let module = Module::load(source, &memory).unwrap();
         let to = memory.allocate("to", 24).unwrap();
         let rows = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let args = [Arg::U64(to), Arg::Bytes(rows), Arg::U64(7)];
@@ -222,4 +222,175 @@ fn the_address_of_a_parameter_and_its_bounds() {
     assert!(matches!(found("%rd4+2", "ld.param.u32", 1).kind, FaultKind::Misaligned { .. }));
     let wrote = found("%rd5", "st.u32 [%rd5], %r1; ld.u32", 1);
     assert!(matches!(wrote.kind, FaultKind::ReadOnly { .. }), "{wrote}");
+}
+
+#[test]
+fn a_later_group_of_copies_that_was_not_waited_for() {
+    // Two groups of 16 bytes a thread, and both are read: `wait_group 1` is enough for the first alone.
+    let body = |wait: &str, at: &str| {
+        format!(
+            "{COPY} cp.async.cg.shared.global [%r5+1024], [%rd4+0], 16; cp.async.commit_group;\n{wait}
+             ld.shared.u32 %r2, [%r5+{at}];\n{STORE}"
+        )
+    };
+    let a: Vec<u32> = (0..64).collect();
+    for (wait, at) in [("cp.async.wait_group 1;", "0"), ("cp.async.wait_group 0;", "1024")] {
+        let ran = run(&body(wait, at), &Launch::linear(1, 8), &a, 32);
+        ran.result.unwrap();
+        assert_eq!(common::words(&ran.memory, ran.b, 8), [0, 4, 8, 12, 16, 20, 24, 28]);
+    }
+    let found = fault(&body("cp.async.wait_group 1;", "1024"), 8);
+    let FaultKind::AsyncNotWaited { address } = found.kind else { panic!("{found}") };
+    assert_eq!((address % 1024, found.thread), (0, [0; 3]));
+    assert_eq!(found.text, "ld.shared.u32 %r2, [%r5+1024];");
+    // What was not committed is in no group: `wait_group 0` does not wait for it, and `wait_all` does.
+    let body = |wait: &str| {
+        let copy = COPY.replace("cp.async.commit_group;", "");
+        format!("{copy} {wait} ld.shared.u32 %r2, [%r5];\n{STORE}")
+    };
+    let found = fault(&body("cp.async.wait_group 0;"), 8);
+    assert!(matches!(found.kind, FaultKind::AsyncNotWaited { .. }), "{found}");
+    run(&body("cp.async.wait_all;"), &Launch::linear(1, 8), &a, 32).result.unwrap();
+}
+
+#[test]
+fn a_copy_written_over_before_it_was_waited_for() {
+    let found = fault(&format!("{COPY} st.shared.u32 [%r5], %r1;"), 8);
+    assert!(matches!(found.kind, FaultKind::AsyncNotWaited { .. }), "{found}");
+    let again = COPY.replace("cp.async.commit_group;", "");
+    let found = fault(&format!("{COPY} {again}"), 8);
+    assert!(matches!(found.kind, FaultKind::AsyncNotWaited { .. }), "{found}");
+}
+
+#[test]
+fn a_copy_that_lands_beside_a_read_of_another_warp() {
+    // Warp 0 copies and waits; warp 1 reads, with a barrier before the wait and none after.
+    let body = |before: &str, after: &str| {
+        format!(
+            "mov.u32 %r6, room; setp.ge.u32 %p1, %r1, 32; mov.u32 %r2, 0; @%p1 bra L; {COPY} L: {before}
+             @%p1 bra M; cp.async.wait_all; M: {after}
+             @!%p1 bra N; ld.shared.u32 %r2, [%r6]; N:\n{STORE}"
+        )
+    };
+    let found = |body: &str| match run(body, &Launch::linear(1, 64), &[0; 128], 256).result {
+        Err(LaunchError::Fault(found)) => found,
+        other => panic!("no fault: {other:?}"),
+    };
+    let race = found(&body("", ""));
+    assert!(matches!(race.kind, FaultKind::Race { other: 0, other_wrote: true, .. }), "{race}");
+    assert_eq!((race.thread, race.text.as_str()), ([32, 0, 0], "@!%p1 bra N; ld.shared.u32 %r2, [%r6]; N:"));
+    let race = found(&body("bar.sync 0;", ""));
+    assert!(matches!(race.kind, FaultKind::Race { other: 0, other_wrote: true, .. }), "{race}");
+    run(&body("", "bar.sync 0;"), &Launch::linear(1, 64), &[0; 128], 256).result.unwrap();
+}
+
+/// Each lane gives `ldmatrix` a row of its own of `room`, which all threads of the first warp have filled.
+fn matrices(fill: &str, between: &str, offset: u32) -> String {
+    format!(
+        "mov.u32 %r3, room; shl.b32 %r4, %r1, 4; add.s32 %r4, %r3, %r4; {fill} {between}
+         ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r10,%r11,%r12,%r13}}, [%r4+{offset}];\n\
+         mov.u32 %r2, %r10;\n{STORE}"
+    )
+}
+
+const FILL: &str = "st.shared.v4.u32 [%r4], {%r1,%r1,%r1,%r1};";
+
+#[test]
+fn faults_of_ldmatrix() {
+    warp(&matrices(FILL, "bar.sync 0;", 0), &[0]);
+    // Rows of others, with no barrier since they were written: a lane's own row is its own to read.
+    let found = fault(
+        &matrices(FILL, "", 0)
+            .replace("%r4+0", "%r5")
+            .replace(FILL, &format!("{FILL} xor.b32 %r5, %r4, 16;")),
+        32,
+    );
+    assert!(matches!(found.kind, FaultKind::Race { other: 1, other_wrote: true, .. }), "{found}");
+    assert!(found.text.starts_with("ldmatrix"));
+    // A row that another lane reads, written after that.
+    let after = "xor.b32 %r5, %r4, 16; st.shared.u32 [%r5], %r1;";
+    let found = fault(&format!("{}\n{after}", matrices(FILL, "bar.sync 0;", 0)), 32);
+    assert!(matches!(found.kind, FaultKind::Race { other: 1, other_wrote: false, .. }), "{found}");
+    assert_eq!((found.thread, found.text.as_str()), ([0; 3], after));
+    let found = fault(&matrices("st.shared.v2.u32 [%r4], {%r1,%r1};", "bar.sync 0;", 0), 32);
+    assert!(matches!(found.kind, FaultKind::Uninitialised { space: Space::Shared, .. }), "{found}");
+    let found = fault(&matrices(FILL, "bar.sync 0;", 8), 32);
+    assert!(matches!(found.kind, FaultKind::Misaligned { space: Space::Shared, bytes: 16, .. }), "{found}");
+    let found = fault(&matrices(FILL, "bar.sync 0;", 4096), 32);
+    assert!(matches!(found.kind, FaultKind::OutOfBounds { space: Space::Shared, bytes: 16, .. }), "{found}");
+    let copied = matrices(&COPY.replace("%r6, room", "%r6, %r3"), "bar.sync 0;", 0);
+    let found = run(&copied, &Launch::linear(1, 32), &[0; 128], 128).result.unwrap_err().to_string();
+    assert!(found.contains("cp.async that was not waited for"), "{found}");
+}
+
+#[test]
+fn bytes_side_by_side_do_not_race_and_the_same_byte_does() {
+    // Threads write halves and bytes of shared words; then each reads another's with no barrier.
+    for (shift, ty) in [(1, "u16"), (0, "u8")] {
+        let body = |offset: u32, barrier: &str| {
+            format!(
+                "mov.u32 %r3, room; shl.b32 %r4, %r1, {shift}; add.s32 %r4, %r3, %r4; cvt.u16.u32 %rs1, %r1;
+                 st.shared.{ty} [%r4], %rs1; {barrier} ld.shared.{ty} %rs2, [%r4+{offset}]; cvt.u32.u16 %r2, %rs2;\n{STORE}"
+            )
+        };
+        let own = warp(&body(0, ""), &[0]);
+        assert_eq!(own, (0..32).collect::<Vec<u32>>());
+        let found = fault(&body(1 << shift, ""), 32);
+        let FaultKind::Race { address, other: 1, other_wrote: true } = found.kind else { panic!("{found}") };
+        assert_eq!(address & 3, 1 << shift);
+        let found = fault(&body(1 << shift, "bar.sync 0;"), 32);
+        assert!(matches!(found.kind, FaultKind::Uninitialised { .. }), "{found}");
+        assert_eq!(found.thread, [31, 0, 0]);
+    }
+    // A word read whole after halves of it were written by two threads, in order and not.
+    let body = |barrier: &str| {
+        format!(
+            "{ROOM} shl.b32 %r4, %r1, 1; mov.u32 %r5, room; add.s32 %r4, %r5, %r4; cvt.u16.u32 %rs1, %r1;
+             st.shared.u16 [%r4], %rs1; {barrier} and.b32 %r6, %r1, 15; shl.b32 %r6, %r6, 2; add.s32 %r6, %r6, %r5;
+             ld.shared.u32 %r2, [%r6]; {barrier} st.shared.u16 [%r4], %rs1;\n{STORE}"
+        )
+    };
+    assert!(matches!(fault(&body(""), 32).kind, FaultKind::Race { .. }));
+    let read = warp(&body("bar.sync 0;"), &[0]);
+    assert_eq!(read[..3], [0x0001_0000, 0x0003_0002, 0x0005_0004]);
+}
+
+#[test]
+fn atomics_race_with_plain_accesses_alone() {
+    let body = |then: &str| {
+        format!(
+            "mov.u32 %r3, room; setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [%r3], 0; bar.sync 0;
+            atom.shared.add.u32 %r2, [%r3], 1; {then}\n{STORE}"
+        )
+    };
+    warp(&body(""), &[0]);
+    let found = fault(&body("ld.shared.u32 %r4, [%r3];"), 32);
+    assert!(matches!(found.kind, FaultKind::Race { other_wrote: true, .. }), "{found}");
+    warp(&body("bar.sync 0; ld.shared.u32 %r4, [%r3];"), &[0]);
+}
+
+#[test]
+fn what_was_freed_is_named() {
+    let memory = Memory::new();
+    let module = Module::load(&common::around(&format!("{LOAD}{STORE}")), &memory).unwrap();
+    let (a, b) = (memory.allocate("weights", 128).unwrap(), memory.allocate("b", 128).unwrap());
+    memory.write(a, &[0; 128]).unwrap();
+    let launch = || module.launch("test", &Launch::linear(1, 32), &[Arg::U64(a), Arg::U64(b)], &memory);
+    launch().unwrap();
+    memory.free(a).unwrap();
+    let LaunchError::Fault(found) = launch().unwrap_err() else { panic!() };
+    assert!(matches!(&found.kind, FaultKind::Freed { of, .. } if of.name == "weights"), "{found}");
+    assert!(found.to_string().contains("were freed (byte 0 of `weights`, which has 128)"), "{found}");
+}
+
+#[test]
+fn faults_of_a_later_block_and_a_grid_of_three_axes() {
+    let body = "mov.u32 %r2, %ctaid.z; setp.ne.u32 %p1, %r2, 2; @%p1 exit; mov.u32 %r3, %tid.y;
+        setp.ne.u32 %p1, %r3, 3; @%p1 exit; ld.global.u32 %r4, [%rd1+-8];";
+    let LaunchError::Fault(found) =
+        run(body, &Launch::new([2, 1, 3], [2, 4, 1]), &[0], 4).result.unwrap_err()
+    else {
+        panic!()
+    };
+    assert_eq!((found.block, found.thread, found.line), ([0, 0, 2], [0, 3, 0], 11));
 }

@@ -2,12 +2,8 @@
 
 mod common;
 
-use common::{LOAD, ROOM, STORE, refusal, run, warp, words};
+use common::{ROOM, STORE, lanes, refusal, run, warp, words};
 use ptx_emulator::Launch;
-
-fn lanes(f: impl Fn(u32) -> u32) -> Vec<u32> {
-    (0..32).map(f).collect()
-}
 
 #[test]
 fn lanes_part_and_meet_again() {
@@ -69,17 +65,6 @@ fn votes_and_reductions() {
 }
 
 #[test]
-fn predicates_and_their_opposites() {
-    let body = format!(
-        "setp.lt.u32 %p1, %r1, 20; setp.gt.and.u32 %p2|%p3, %r1, 10, %p1;
-         selp.u32 %r2, 1, 0, %p2; selp.u32 %r3, 2, 0, %p3; add.s32 %r2, %r2, %r3;
-         xor.pred %p4, %p2, %p3; not.pred %p4, %p4; @%p4 add.s32 %r2, %r2, 8;\n{STORE}"
-    );
-    let expected = |l| u32::from(l > 10 && l < 20) + 2 * u32::from(l <= 10) + 8 * u32::from(l >= 20);
-    assert_eq!(warp(&body, &[0]), lanes(expected));
-}
-
-#[test]
 fn packing_and_vectors() {
     let body = format!(
         "ld.global.v4.u16 {{%rs1,%rs2,_,%rs4}}, [%rd1]; mov.b32 %r2, {{%rs4, %rs1}};
@@ -125,44 +110,16 @@ fn atomics_of_all_blocks_come_to_one_sum() {
 }
 
 #[test]
-fn half_instructions_and_conversions_in_pairs() {
-    let body = format!("{LOAD} mov.b32 %r3, 0x3c003c00; fma.rn.f16x2 %r2, %r2, %r2, %r3;\n{STORE}");
-    assert_eq!(warp(&body, &[0x4000_3c00; 32])[0], 0x4500_4000);
-    let body = format!("cvt.rn.bf16x2.f32 %r2, 0f40000000, 0f3F800000;\n{STORE}");
-    assert_eq!(warp(&body, &[0])[0], 0x4000_3f80);
-}
-
-#[test]
 fn variables_of_a_module() {
     let source = ".version 8.4\n.target sm_80\n.address_size 64\n.const .align 4 .u32 table[3] = {5, 6, 7};\n.global .u32 cell;\n\
         .entry k(.param .u64 p) { .reg .b64 %rd<3>; .reg .b32 %r<4>; ld.param.u64 %rd1, [p]; mov.u64 %rd2, table;\n\
         ld.const.u32 %r1, [%rd2+8]; ld.global.u32 %r2, [cell]; add.s32 %r1, %r1, %r2; st.global.u32 [%rd1], %r1; ret; }";
-    let mut memory = ptx_emulator::Memory::new();
-    let module = ptx_emulator::Module::load(source, &mut memory).unwrap();
+    let memory = ptx_emulator::Memory::new();
+    let module = ptx_emulator::Module::load(source, &memory).unwrap();
     let at = memory.allocate("out", 4).unwrap();
     let args = [ptx_emulator::Arg::U64(at)];
     module.launch("k", &Launch::linear(1, 1), &args, &memory).unwrap();
     assert_eq!(words(&memory, at, 1), [7]);
-}
-
-#[test]
-fn bank_conflicts_and_sectors() {
-    let of = |stride: u32, body: &str| {
-        let body = format!(
-            "mul.lo.u32 %r3, %r1, {stride}; cvt.u64.u32 %rd3, %r3; mov.u32 %r4, room; add.s32 %r4, %r4, %r3; add.s64 %rd4, %rd1, %rd3; {body}"
-        );
-        run(&body, &Launch::linear(1, 32), &[0; 1024], 4).result.unwrap()
-    };
-    let store = "st.shared.u32 [%r4], %r1;";
-    assert_eq!([4, 8, 12, 128].map(|s| of(s, store).shared_stores.passes), [1, 2, 1, 32]);
-    let wide = "st.shared.v4.u32 [%r4], {%r1,%r1,%r1,%r1};";
-    assert_eq!(
-        [16, 32, 128].map(|s| (of(s, wide).shared_stores.least, of(s, wide).shared_stores.passes)),
-        [(4, 4), (4, 8), (4, 32)]
-    );
-    let load = "ld.global.u32 %r2, [%rd4];";
-    assert_eq!([0, 4, 8, 32, 64].map(|s| of(s, load).global_loads.sectors), [1, 4, 8, 32, 32]);
-    assert_eq!(of(4, load).global_loads.bytes, 128);
 }
 
 #[test]
@@ -173,7 +130,7 @@ fn what_is_not_known_is_refused_with_its_line() {
         error.to_string()
     };
     for (body, what) in [
-        ("bfind.u32 %r2, %r1;", "unknown instruction `bfind.u32`"),
+        ("sad.u32 %r2, %r1, %r1, %r1;", "unknown instruction `sad.u32`"),
         ("add.rna.f32 %f1, %f2, %f3;", "unknown modifier `.rna` of `add.rna.f32`"),
         ("ld.global.L3.u32 %r2, [%rd1];", "unknown modifier `.L3`"),
         ("add.s32.x %r2, %r1, %r1;", "unknown modifier `.x`"),
@@ -213,50 +170,6 @@ fn registers_and_labels_of_inner_scopes_hide_the_outer() {
     assert_eq!(warp(&body, &[0]), [51; 32]);
 }
 
-/// Elements of a matrix in the order of `mma`'s sources: sums of these are exact.
-fn element(row: usize, column: usize) -> f32 {
-    ((3 * row + 5 * column) % 7) as f32 - 3.0
-}
-
-#[test]
-fn matrix_products_of_every_shape_and_type() {
-    for (ty, depth) in [("f16", 8), ("f16", 16), ("bf16", 8), ("bf16", 16)] {
-        let bits = |v: f32| match ty {
-            "f16" => half::f16::from_f32(v).to_bits(),
-            _ => half::bf16::from_f32(v).to_bits(),
-        };
-        let pair = |low: f32, high: f32| u32::from(bits(low)) | u32::from(bits(high)) << 16;
-        // Each lane's words: four of a, two of b, as PTX lays fragments out.
-        let mut words_of_lanes = Vec::new();
-        for lane in 0..32 {
-            let (g, t) = (lane / 4, lane % 4 * 2);
-            for i in 0..4 {
-                let (row, k) = (g + i % 2 * 8, t + i / 2 * 8);
-                words_of_lanes.push(pair(element(row, k), element(row, k + 1)));
-            }
-            for i in 0..2 {
-                let k = t + 8 * i;
-                words_of_lanes.push(pair(element(k, g + 20), element(k + 1, g + 20)));
-            }
-        }
-        let sources = if depth == 16 { "{%r10,%r11,%r12,%r13}, {%r14,%r15}" } else { "{%r10,%r11}, {%r14}" };
-        let body = format!(
-            "mul.wide.u32 %rd3, %r1, 24; add.s64 %rd3, %rd3, %rd1; ld.global.v2.u32 {{%r10,%r11}}, [%rd3];
-             ld.global.v2.u32 {{%r12,%r13}}, [%rd3+8]; ld.global.v2.u32 {{%r14,%r15}}, [%rd3+16]; mov.f32 %f1, 0f3F000000;
-             mma.sync.aligned.m16n8k{depth}.row.col.f32.{ty}.{ty}.f32 {{%f2,%f3,%f4,%f5}}, {sources}, {{%f1,%f1,%f1,%f1}};
-             mul.wide.u32 %rd4, %r1, 16; add.s64 %rd4, %rd4, %rd2; st.global.v4.f32 [%rd4], {{%f2,%f3,%f4,%f5}};"
-        );
-        let ran = run(&body, &Launch::linear(1, 32), &words_of_lanes, 512);
-        ran.result.unwrap();
-        for (i, found) in words(&ran.memory, ran.b, 128).into_iter().enumerate() {
-            let (lane, i) = (i / 4, i % 4);
-            let (row, column) = (lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2);
-            let sum: f32 = (0..depth).map(|k| element(row, k) * element(k, column + 20)).sum();
-            assert_eq!(f32::from_bits(found), sum + 0.5, "{ty} {depth} {row} {column}");
-        }
-    }
-}
-
 #[test]
 fn a_copy_of_fewer_bytes_fills_up_with_zeros() {
     let body = format!(
@@ -271,17 +184,17 @@ fn a_copy_of_fewer_bytes_fills_up_with_zeros() {
 
 #[test]
 fn launches_are_held_to_the_directives() {
-    let mut memory = ptx_emulator::Memory::new();
-    let of = |memory: &mut _, directive: &str, launch: Launch| {
+    let memory = ptx_emulator::Memory::new();
+    let of = |memory: &_, directive: &str, launch: Launch| {
         let head = ".version 8.4\n.target sm_80\n.address_size 64\n.entry k()";
         let module = ptx_emulator::Module::load(&format!("{head} {directive} {{ ret; }}"), memory).unwrap();
         module.launch("k", &launch, &[], memory)
     };
-    assert!(of(&mut memory, ".maxntid 64, 1, 1 .minnctapersm 2", Launch::linear(1, 64)).is_ok());
-    assert!(of(&mut memory, ".maxntid 64, 1, 1", Launch::linear(1, 96)).is_err());
-    assert!(of(&mut memory, ".reqntid 64", Launch::linear(1, 32)).is_err());
-    assert!(of(&mut memory, "", Launch::linear(1, 1025)).is_err());
-    assert!(of(&mut memory, "", Launch { dynamic_shared: 300_000, ..Launch::linear(1, 32) }).is_err());
+    assert!(of(&memory, ".maxntid 64, 1, 1 .minnctapersm 2", Launch::linear(1, 64)).is_ok());
+    assert!(of(&memory, ".maxntid 64, 1, 1", Launch::linear(1, 96)).is_err());
+    assert!(of(&memory, ".reqntid 64", Launch::linear(1, 32)).is_err());
+    assert!(of(&memory, "", Launch::linear(1, 1025)).is_err());
+    assert!(of(&memory, "", Launch { dynamic_shared: 300_000, ..Launch::linear(1, 32) }).is_err());
 }
 
 #[test]
@@ -299,4 +212,57 @@ fn races_go_unwatched_when_asked() {
     let body = "mov.u32 %r3, room; st.shared.u32 [%r3], 1;";
     assert!(run(body, &Launch::linear(1, 64), &[0], 4).result.is_err());
     run(body, &Launch { races: false, ..Launch::linear(1, 64) }, &[0], 4).result.unwrap();
+}
+
+#[test]
+fn switches_by_a_table_of_labels() {
+    let body = |index: &str| {
+        format!(
+            "and.b32 %r3, %r1, {index}; mov.u32 %r2, 7; T: .branchtargets A, B, $C, A;
+             brx.idx %r3, T; A: add.s32 %r2, %r2, 100; bra E; B: add.s32 %r2, %r2, 200; bra E;
+             $C: add.s32 %r2, %r2, 300; E: bar.warp.sync -1;\n{STORE}"
+        )
+    };
+    assert_eq!(warp(&body("3"), &[0]), lanes(|i| [107, 207, 307, 107][i as usize % 4]));
+    let found = common::fault(&body("7"), 32);
+    assert_eq!(found.kind, ptx_emulator::FaultKind::NoSuchLabel { index: 4, labels: 4 });
+    assert_eq!(found.thread, [4, 0, 0]);
+    assert!(refusal(&common::around("T: .branchtargets A; A: brx.idx %r1, U;")).to_string().contains("`U`"));
+}
+
+#[test]
+fn a_trap_names_its_thread() {
+    let found = common::fault("setp.eq.s32 %p1, %r1, 5;\n@%p1 trap;", 32);
+    assert_eq!((found.kind, found.thread), (ptx_emulator::FaultKind::Trap, [5, 0, 0]));
+}
+
+#[test]
+fn barriers_that_count() {
+    let body = format!(
+        "setp.lt.u32 %p1, %r1, 40; bar.red.popc.u32 %r2, 0, %p1; barrier.cta.red.or.pred %p2, 0, !%p1;
+         bar.red.and.pred %p3, 0, %p1; bar.red.or.pred %p4, 0, %p3; setp.lt.u32 %p5, %r1, 64;
+         bar.red.and.pred %p5, 0, %p5; @%p2 add.s32 %r2, %r2, 1000; @%p3 add.s32 %r2, %r2, 2000;
+         @%p4 add.s32 %r2, %r2, 4000; @%p5 add.s32 %r2, %r2, 8000;\n{STORE}"
+    );
+    let ran = run(&body, &Launch::linear(1, 64), &[0], 256);
+    ran.result.unwrap();
+    assert_eq!(words(&ran.memory, ran.b, 64), [9040; 64]);
+}
+
+#[test]
+fn lanes_that_match() {
+    let body = |all: &str| format!("and.b32 %r3, %r1, 3; match.{all} %r2, %r3, -1;\n{STORE}");
+    assert_eq!(warp(&body("any.sync.b32"), &[0]), lanes(|i| 0x1111_1111 << (i % 4)));
+    assert_eq!(warp(&body("all.sync.b32"), &[0]), [0; 32]);
+    let body = format!("match.all.sync.b32 %r2|%p1, 9, -1; @!%p1 mov.u32 %r2, 5;\n{STORE}");
+    assert_eq!(warp(&body, &[0]), [u32::MAX; 32]);
+}
+
+#[test]
+fn local_memory_is_each_threads_own() {
+    let body = format!(
+        ".local .align 8 .b8 own[16]; mov.u64 %rd3, own; st.local.v2.u32 [own], {{%r1, %r1}}; cvta.local.u64 %rd4, %rd3;
+         ld.local.u32 %r3, [%rd3]; ld.u32 %r4, [%rd4+4]; mad.lo.u32 %r2, %r3, 100, %r4;\n{STORE}"
+    );
+    assert_eq!(warp(&body, &[0]), lanes(|i| 101 * i));
 }

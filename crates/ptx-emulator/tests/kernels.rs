@@ -7,7 +7,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-fn put(memory: &mut Memory, name: &str, bytes: &[u8]) -> u64 {
+fn put(memory: &Memory, name: &str, bytes: &[u8]) -> u64 {
     let at = memory.allocate(name, bytes.len() as u64).unwrap();
     memory.write(at, bytes).unwrap();
     at
@@ -26,10 +26,10 @@ fn numbers(count: usize) -> Vec<f32> {
 #[test]
 fn saxpy_is_exact_and_its_traffic_is_counted() {
     for n in [1usize, 31, 1024, 4099] {
-        let mut memory = Memory::new();
-        let module = Module::load(include_str!("fixtures/saxpy.ptx"), &mut memory).unwrap();
+        let memory = Memory::new();
+        let module = Module::load(include_str!("fixtures/saxpy.ptx"), &memory).unwrap();
         let (x, y) = (numbers(n), numbers(2 * n)[n..].to_vec());
-        let (at_x, at_y) = (put(&mut memory, "x", &floats(&x)), put(&mut memory, "y", &floats(&y)));
+        let (at_x, at_y) = (put(&memory, "x", &floats(&x)), put(&memory, "y", &floats(&y)));
         let args = [Arg::I32(n as i32), Arg::F32(0.3), Arg::U64(at_x), Arg::U64(at_y)];
         let profile = module.launch("saxpy", &Launch::linear(3, 64), &args, &memory).unwrap();
         let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| 0.3f32.mul_add(*x, *y)).collect();
@@ -46,8 +46,8 @@ fn saxpy_is_exact_and_its_traffic_is_counted() {
 
 #[test]
 fn an_argument_of_the_wrong_size_is_refused() {
-    let mut memory = Memory::new();
-    let module = Module::load(include_str!("fixtures/saxpy.ptx"), &mut memory).unwrap();
+    let memory = Memory::new();
+    let module = Module::load(include_str!("fixtures/saxpy.ptx"), &memory).unwrap();
     let of = |args: &[Arg]| module.launch("saxpy", &Launch::linear(1, 32), args, &memory).unwrap_err();
     assert!(matches!(of(&[Arg::U32(1)]), LaunchError::Arguments(_)));
     assert!(matches!(of(&[Arg::U64(1), Arg::F32(1.0), Arg::U64(0), Arg::U64(0)]), LaunchError::Arguments(_)));
@@ -60,9 +60,9 @@ fn softmax(
     rows: usize,
     columns: usize,
 ) -> (Vec<u8>, ptx_emulator::Profile) {
-    let mut memory = Memory::new();
-    let module = Module::load(include_str!("fixtures/softmax.ptx"), &mut memory).unwrap();
-    let x = put(&mut memory, "x", bytes);
+    let memory = Memory::new();
+    let module = Module::load(include_str!("fixtures/softmax.ptx"), &memory).unwrap();
+    let x = put(&memory, "x", bytes);
     let y = memory.allocate("y", bytes.len() as u64).unwrap();
     let args = [Arg::I32(columns as i32), Arg::U64(x), Arg::U64(y)];
     let profile = module.launch(kernel, &Launch::linear(rows as u32, 128), &args, &memory).unwrap();
@@ -114,12 +114,12 @@ fn counts_are_the_same_in_every_run() {
 #[test]
 fn a_matrix_product_through_cp_async_ldmatrix_and_mma() {
     for k in [16usize, 32, 80] {
-        let mut memory = Memory::new();
-        let module = Module::load(include_str!("fixtures/matmul.ptx"), &mut memory).unwrap();
+        let memory = Memory::new();
+        let module = Module::load(include_str!("fixtures/matmul.ptx"), &memory).unwrap();
         let half = |v: Vec<f32>| v.into_iter().map(f16::from_f32).collect::<Vec<_>>();
         let bytes = |v: &[f16]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let (a, b) = (half(numbers(16 * k)), half(numbers(100 + 8 * k)[100..].to_vec()));
-        let (at_a, at_b) = (put(&mut memory, "a", &bytes(&a)), put(&mut memory, "b", &bytes(&b)));
+        let (at_a, at_b) = (put(&memory, "a", &bytes(&a)), put(&memory, "b", &bytes(&b)));
         let d = memory.allocate("d", 16 * 8 * 4).unwrap();
         let args = [Arg::I32(k as i32), Arg::U64(at_a), Arg::U64(at_b), Arg::U64(d)];
         let profile = module.launch("matmul_f16", &Launch::linear(1, 32), &args, &memory).unwrap();
@@ -139,16 +139,16 @@ fn a_matrix_product_through_cp_async_ldmatrix_and_mma() {
 #[test]
 fn pairs_of_halves_and_precise_functions() {
     let n = 100;
-    let mut memory = Memory::new();
-    let module = Module::load(include_str!("fixtures/halves.ptx"), &mut memory).unwrap();
+    let memory = Memory::new();
+    let module = Module::load(include_str!("fixtures/halves.ptx"), &memory).unwrap();
     let values = numbers(4 * n);
     let x: Vec<f16> = values[..2 * n].iter().map(|&v| f16::from_f32(v)).collect();
     let y: Vec<bf16> = values[2 * n..].iter().map(|&v| bf16::from_f32(v)).collect();
     let z: Vec<u8> = (0..n).map(|i| (i * 37 % 256) as u8).collect();
     let bytes = |v: &[u16]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let at_x = put(&mut memory, "x", &bytes(&x.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
-    let at_y = put(&mut memory, "y", &bytes(&y.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
-    let at_z = put(&mut memory, "z", &z);
+    let at_x = put(&memory, "x", &bytes(&x.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
+    let at_y = put(&memory, "y", &bytes(&y.iter().map(|v| v.to_bits()).collect::<Vec<_>>()));
+    let at_z = put(&memory, "z", &z);
     let out = memory.allocate("out", 8 * n as u64).unwrap();
     let launch = Launch { dynamic_shared: 64 * 4, ..Launch::linear(2, 64) };
     let args = [Arg::I32(n as i32), Arg::U64(at_x), Arg::U64(at_y), Arg::U64(at_z), Arg::U64(out)];

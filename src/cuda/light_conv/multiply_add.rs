@@ -6,17 +6,20 @@ use crate::cuda::light_conv::Places;
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
-use crate::gpu::{STEPS, Tiles, window};
+use crate::cuda::traffic::{SECTOR, Tile, Traffic, filter, list, tiles_of};
+use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::Convolution;
-use crate::{DType, Normalize, Result};
+use crate::{DType, Normalize, Result, Sequences};
 
 /// Threads of a block.
 const THREADS: usize = 256;
 /// The block's memory: bytes of tokens, quads of taps.
 const TOKEN_BYTES: usize = 38912;
 const TAP_QUADS: usize = 576;
-/// Bytes of a row of the block's memory, at most.
-const ROW_BYTES: usize = 128;
+/// Bytes of a row of the block's memory, at most: the widest first, and a sector.
+const ROW_BYTES: [usize; 3] = [128, 64, 32];
+/// Rows of the halo for each that is written, at most, where there is a choice.
+const HALO: f64 = 0.2;
 /// Taps that are added at once.
 const OCTET: usize = 8;
 /// Rounds of a tile, at most. More of them read the halo for more outputs, and leave fewer blocks to go round.
@@ -55,10 +58,26 @@ struct Shape {
 }
 
 impl Shape {
+    /// Rows of the block's memory that are as wide as possible, unless narrower ones, of which there are more, read much
+    /// less of the halo.
     fn new(conv: &Convolution, listed: bool, limits: &Limits) -> Result<Self> {
+        let mut best = Shape::with_rows(ROW_BYTES[0], conv, listed, limits)?;
+        for row_bytes in &ROW_BYTES[1..] {
+            if best.halo(conv) <= HALO {
+                break;
+            }
+            let narrower = Shape::with_rows(*row_bytes, conv, listed, limits)?;
+            if narrower.halo(conv) < best.halo(conv) {
+                best = narrower;
+            }
+        }
+        Ok(best)
+    }
+
+    fn with_rows(row_bytes: usize, conv: &Convolution, listed: bool, limits: &Limits) -> Result<Self> {
         let size = conv.dtype().size();
         let words = conv.channels().div_ceil(2);
-        let columns = words.div_ceil(ROW_BYTES / (2 * size));
+        let columns = words.div_ceil(row_bytes / (2 * size));
         // Rows are a multiple of 16 bytes.
         let lanes = words.div_ceil(columns).next_multiple_of(16 / (2 * size));
         let columns = words.div_ceil(lanes);
@@ -86,10 +105,81 @@ impl Shape {
             rounds -= 1;
         }
     }
+
+    /// Whether the kernel can do with it.
+    fn holds(&self, conv: &Convolution) -> bool {
+        let Shape { lanes, groups, tiles, rounds, taps } = *self;
+        let (row, width) = (2 * lanes * conv.dtype().size(), conv.window().width());
+        let heads = (conv.heads().min(2 * lanes) + 1).min((2 * lanes).div_ceil(conv.head_channels()) + 1);
+        let heads = heads.min(conv.heads());
+        row.is_multiple_of(16)
+            && row <= ROW_BYTES[0]
+            && lanes * groups <= THREADS
+            && lanes * tiles.columns * 2 >= conv.channels()
+            && row * tiles.phases * (tiles.steps + taps - 1) <= TOKEN_BYTES
+            && taps.is_multiple_of(OCTET)
+            && taps > 0
+            && taps / 4 * (heads.min(64) | 1) <= TAP_QUADS
+            && tiles.steps.is_multiple_of(STEPS)
+            && rounds * groups * STEPS >= tiles.outputs()
+            && (rounds == 1 || width <= taps)
+    }
+
+    /// Rows of the halo that a tile of many reads, for each that it writes.
+    fn halo(&self, conv: &Convolution) -> f64 {
+        let (width, steps) = (conv.window().width(), self.tiles.steps);
+        if conv.sequences().longest() <= self.tiles.span {
+            return 0.0;
+        }
+        let chunks = width.div_ceil(self.taps);
+        (width - 1 + (chunks - 1) * (steps - 1)) as f64 / steps as f64
+    }
+}
+
+/// What the call reads and writes.
+pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits) -> Result<Traffic> {
+    let listed = listed(sequences.shape()) || sequences.continues();
+    let Shape { lanes, tiles, taps, .. } = Shape::new(conv, listed, limits)?;
+    let (near, window) = (window(conv), WindowParams::new(conv)?);
+    let (width, normalized) = (window.width as usize, conv.normalize() != Normalize::None);
+    let row = (conv.channels() * conv.dtype().size() / SECTOR) as u64;
+    // The heads of each column's channels.
+    let columns = (0..tiles.columns).map(|column| {
+        let first = column * 2 * lanes;
+        let end = (first + 2 * lanes).min(conv.channels());
+        first / conv.head_channels()..(end - 1) / conv.head_channels() + 1
+    });
+    let heads: Vec<usize> = columns.flatten().collect();
+    let filters = |first, taps| heads.iter().map(|&head| filter(conv, head, first, taps)).sum::<u64>();
+    let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
+    for tile in tiles_of(&tiles, sequences) {
+        let Tile { sequence, start, .. } = tile;
+        all.written += row * tile.outputs(&tiles, sequence.length + sequence.padding) as u64;
+        if width > taps && normalized {
+            // The largest logit, and then the total.
+            all.parameters += 2 * filters(0, width);
+        }
+        // The taps that read a token for some output.
+        let last = start + tiles.phases - 1 + (tiles.steps - 1) * tiles.dilation;
+        let begin = near.taps_in_range(last, sequence.length, conv.past(sequence)).start;
+        let end = near.taps_in_range(start, sequence.length, conv.past(sequence)).end;
+        if start >= sequence.length || begin >= end {
+            continue;
+        }
+        let some = if width <= taps { 0..width } else { begin / OCTET * OCTET..end };
+        for first in some.clone().step_by(taps) {
+            let count = taps.min(some.end - first);
+            all.read += row * tile.tokens(conv, &window, first, first + tiles.steps + count - 1) as u64;
+            all.parameters += filters(first, count);
+        }
+    }
+    Ok(all)
 }
 
 pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &Limits) -> Result<Launch> {
-    let Shape { lanes, groups, tiles, rounds, taps } = Shape::new(conv, listed, limits)?;
+    let shape = Shape::new(conv, listed, limits)?;
+    debug_assert!(shape.holds(conv), "{shape:?} for {conv:?}");
+    let Shape { lanes, groups, tiles, rounds, taps } = shape;
     let (dtype, channels) = (conv.dtype(), conv.channels());
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };

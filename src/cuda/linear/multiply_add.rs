@@ -25,10 +25,14 @@ struct Params {
     unused: u32,
 }
 
-pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+pub(crate) fn kernel(problem: &LinearProblem, limits: &Limits) -> Kernel {
     let big = Kernel { entry: "linear", threads: 256, tile: [128; 2] };
     let small = Kernel { entry: "linear_small", threads: 256, tile: [64; 2] };
-    let kernel = Kernel::choose(big, small, problem, limits);
+    Kernel::choose(big, small, problem, limits)
+}
+
+pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+    let kernel = kernel(problem, limits);
     let params = Params {
         x_stride: places.x.stride as u64,
         y_stride: places.y.stride as u64,

@@ -27,12 +27,16 @@ struct Params {
     unused: u32,
 }
 
-pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+pub(crate) fn kernel(problem: &LinearProblem, limits: &Limits) -> Kernel {
     // Weights in f32 take twice the room.
     let columns = if problem.parameters() == DType::F32 { 64 } else { 128 };
     let big = Kernel { entry: "linear", threads: 256, tile: [128, columns] };
     let small = Kernel { entry: "linear_small", threads: 128, tile: [64, 64] };
-    let kernel = Kernel::choose(big, small, problem, limits);
+    Kernel::choose(big, small, problem, limits)
+}
+
+pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+    let kernel = kernel(problem, limits);
     let (dtype, inputs, outputs) = (problem.dtype(), problem.inputs(), problem.outputs());
     let params = Params {
         x_stride: places.x.stride as u64,

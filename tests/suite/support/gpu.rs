@@ -6,13 +6,13 @@ use ::wgpu::{
 };
 use lightspan::reference::Estimate;
 use lightspan::wgpu::{Elements, Gpu, Rows};
-use lightspan::{Backend, DType, Device, bf16, f16};
+use lightspan::{Backend, DType, Device};
 use pollster::block_on;
 use proptest::test_runner::TestCaseError;
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 
-use crate::support::{Memory, Values, devices};
+use crate::support::{Slot, Values, devices};
 
 /// The wgpu device that all operators are tested on; where tests are to do without one, that is said.
 pub fn gpu_device() -> Option<Device> {
@@ -88,8 +88,7 @@ pub struct Scatter<'a> {
 /// A tensor that calls read, with NaN around it and between its rows.
 pub struct Input {
     buffer: Buffer,
-    offset: usize,
-    stride: usize,
+    slot: Slot,
 }
 
 /// A tensor that calls write, with other bits around it and between its rows.
@@ -98,7 +97,6 @@ pub struct Output {
     input: Input,
     dtype: DType,
     rows: usize,
-    width: usize,
     before: Vec<u8>,
 }
 
@@ -107,20 +105,10 @@ impl<'a> Scatter<'a> {
         Scatter { gpu, rng: SmallRng::seed_from_u64(seed), step }
     }
 
-    /// An offset, now and then past what bindings can begin at, and a gap.
-    fn place(&mut self) -> (usize, usize) {
-        let end = if self.rng.random() { 8 } else { 400 };
-        let offset = self.rng.random_range(0..end);
-        (offset * self.step, self.rng.random_range(0..4) * self.step)
-    }
-
     /// Rows of `width` numbers.
     pub fn rows(&mut self, values: &Values, width: usize) -> Input {
-        let (offset, gap) = self.place();
-        let nan = |count| std::iter::repeat_n(f32::NAN, count);
-        let rows = values.data.chunks(width).flat_map(|row| row.iter().map(|&x| x as f32).chain(nan(gap)));
-        let memory = Memory::new(nan(offset).chain(rows).chain(nan(3)), values.dtype);
-        Input { buffer: buffer(self.gpu, memory.bytes()), offset, stride: width + gap }
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        Input { buffer: buffer(self.gpu, slot.hold(values).bytes()), slot }
     }
 
     /// Numbers side by side.
@@ -135,12 +123,10 @@ impl<'a> Scatter<'a> {
 
     /// Rows to write, of `width` numbers.
     pub fn output(&mut self, rows: usize, width: usize, dtype: DType) -> Output {
-        let (offset, gap) = self.place();
-        let stride = width + gap;
-        let size = ((offset + rows * stride + 3) * dtype.size()).next_multiple_of(4);
-        let before: Vec<u8> = (0..size).map(|_| self.rng.random()).collect();
-        let input = Input { buffer: buffer(self.gpu, &before), offset, stride };
-        Output { gpu: self.gpu.clone(), input, dtype, rows, width, before }
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        let before = slot.noise(&mut self.rng, rows, dtype);
+        let input = Input { buffer: buffer(self.gpu, &before), slot };
+        Output { gpu: self.gpu.clone(), input, dtype, rows, before }
     }
 
     /// Scratch memory of just so many numbers, all of them NaN.
@@ -151,11 +137,11 @@ impl<'a> Scatter<'a> {
 
 impl Input {
     pub fn rows(&self) -> Rows<'_> {
-        Rows::strided(self.elements(), self.stride)
+        Rows::strided(self.elements(), self.slot.stride)
     }
 
     pub fn elements(&self) -> Elements<'_> {
-        Elements::at(&self.buffer, self.offset)
+        Elements::at(&self.buffer, self.slot.offset)
     }
 }
 
@@ -170,33 +156,8 @@ impl Output {
 
     /// Fails unless every number is within its bound, and everything around the rows has the bits that it had.
     pub fn check(&self, expected: &[Estimate]) -> Result<(), TestCaseError> {
-        assert_eq!(expected.len(), self.rows * self.width, "numbers of the output");
-        let (after, size) = (read(&self.gpu, &self.input.buffer), self.dtype.size());
-        let mut untouched = self.before.clone();
-        for (i, estimate) in expected.iter().enumerate() {
-            let (row, column) = (i / self.width, i % self.width);
-            let at = (self.input.offset + row * self.input.stride + column) * size;
-            let got = decode(&after[at..at + size], self.dtype);
-            if !estimate.admits(got, self.dtype) {
-                let (value, bound) = (estimate.value, estimate.bound);
-                return Err(TestCaseError::fail(format!(
-                    "number {column} of row {row}: got {got:e}, expected {value:e} within {bound:e}"
-                )));
-            }
-            untouched[at..at + size].copy_from_slice(&after[at..at + size]);
-        }
-        let changed = untouched.iter().zip(&after).position(|(before, after)| before != after);
-        proptest::prop_assert!(changed.is_none(), "what is around the rows was written, at byte {changed:?}");
-        Ok(())
-    }
-}
-
-/// The number of these bytes.
-fn decode(bytes: &[u8], dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => f64::from(bytemuck::pod_read_unaligned::<f32>(bytes)),
-        DType::F16 => bytemuck::pod_read_unaligned::<f16>(bytes).to_f64(),
-        DType::BF16 => bytemuck::pod_read_unaligned::<bf16>(bytes).to_f64(),
-        _ => panic!("no number of type {dtype}"),
+        let slot = self.input.slot;
+        assert_eq!(expected.len(), self.rows * slot.width, "numbers of the output");
+        slot.check(expected, self.dtype, &self.before, &read(&self.gpu, &self.input.buffer))
     }
 }

@@ -1,14 +1,21 @@
 //! What the tests of all operators share: devices, drawn cases, numbers, and the comparison.
 
 mod case;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "wgpu")]
 pub mod gpu;
 mod memory;
 mod numbers;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod slot;
 
 pub use case::{ConvCase, conv_case, dtypes, long_conv_case, sequences};
 pub use memory::Memory;
 pub use numbers::{Numbers, Values, assert_admitted, assert_row_admitted, overwritten, same_bits};
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub use slot::Slot;
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,8 @@
 //! `setp`: comparisons of integers and floats, ordered and unordered.
 
-use super::round::{BF16, F16, F64, Rounding, convert};
-use super::{Lanes, WarpTest};
+use super::quick::{bf16_to_f32, f16_to_f32};
+use super::{Lanes, WarpTest, vectorised};
+use crate::program::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::types::Type;
 
 trait Operand {
@@ -35,19 +36,21 @@ operands! {
         if x.is_subnormal() { 0.0 } else { x }
     };
     Double: f64 = |x| f64::from_bits(x);
-    Half: f64 = |x| f64::from_bits(convert(x & 0xffff, F16, F64, Rounding::Nearest));
-    Brain: f64 = |x| f64::from_bits(convert(x & 0xffff, BF16, F64, Rounding::Nearest));
+    Half: f32 = |x| f16_to_f32(x as u16);
+    Brain: f32 = |x| bf16_to_f32(x as u16);
 }
 
 macro_rules! test {
     ($o:ident, |$a:ident, $b:ident| $e:expr) => {{
         fn run<$o: Operand>(a: &Lanes, b: &Lanes) -> u32 {
-            let mut out = 0;
-            for i in 0..32 {
-                let ($a, $b) = ($o::read(a[i]), $o::read(b[i]));
-                out |= u32::from($e) << i;
-            }
-            out
+            vectorised(|| {
+                let mut out = 0;
+                for i in 0..32 {
+                    let ($a, $b) = ($o::read(a[i]), $o::read(b[i]));
+                    out |= u32::from($e) << i;
+                }
+                out
+            })
         }
         run::<$o> as WarpTest
     }};
@@ -112,6 +115,20 @@ pub(crate) fn comparison(name: &str, ty: Type, ftz: bool) -> Option<WarpTest> {
         Type::S32 => ordered::<S32>(name),
         Type::S64 => ordered::<S64>(name),
         _ => None,
+    }
+}
+
+/// `isspacep.space`: whether generic addresses are in a space. Parameters are in global memory too, as PTX has it.
+pub(crate) fn in_space(space: &str) -> WarpTest {
+    fn within(addresses: &Lanes, window: u64) -> u32 {
+        let of = |i: usize| addresses[i].wrapping_sub(window) < WINDOW_BYTES;
+        (0..32).fold(0, |out, i| out | u32::from(of(i)) << i)
+    }
+    match space {
+        "shared" | "shared::cta" => |a, _| within(a, SHARED_WINDOW),
+        "local" => |a, _| within(a, LOCAL_WINDOW),
+        "param" => |a, _| within(a, PARAM_WINDOW),
+        _ => |a, _| !(within(a, SHARED_WINDOW) | within(a, LOCAL_WINDOW)),
     }
 }
 

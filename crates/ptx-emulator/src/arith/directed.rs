@@ -3,14 +3,16 @@
 //! Products are exact in f64, and sums are rounded there to odd, so that the rounding to f32 is as of the exact result.
 
 use super::half::add_to_odd;
-use super::round::{F32, F64, Rounding, convert};
-use super::{Lanes, WarpFn};
+use super::quick::{down, toward_zero};
+use super::round::Rounding;
+use super::{Lanes, WarpFn, vectorised};
 
 trait Exact {
     fn apply(a: f64, b: f64, c: f64, down: bool) -> f64;
 }
 
 /// A sum that vanishes is negative when rounding down, unless both terms are positive zeros.
+#[inline(always)]
 fn sum(a: f64, b: f64, down: bool) -> f64 {
     let value = add_to_odd(a, b);
     let positive = |x: f64| x == 0.0 && x.is_sign_positive();
@@ -23,24 +25,28 @@ struct Mul;
 struct Fma;
 
 impl Exact for Add {
+    #[inline(always)]
     fn apply(a: f64, b: f64, _: f64, down: bool) -> f64 {
         sum(a, b, down)
     }
 }
 
 impl Exact for Sub {
+    #[inline(always)]
     fn apply(a: f64, b: f64, _: f64, down: bool) -> f64 {
         sum(a, -b, down)
     }
 }
 
 impl Exact for Mul {
+    #[inline(always)]
     fn apply(a: f64, b: f64, _: f64, _: bool) -> f64 {
         a * b
     }
 }
 
 impl Exact for Fma {
+    #[inline(always)]
     fn apply(a: f64, b: f64, c: f64, down: bool) -> f64 {
         sum(a * b, c, down)
     }
@@ -51,18 +57,19 @@ const DOWN: u8 = 1;
 const UP: u8 = 2;
 
 fn run<O: Exact, const MODE: u8, const FTZ: bool>([a, b, c, _]: [&Lanes; 4], out: &mut Lanes) {
-    let mode = match MODE {
-        ZERO => Rounding::Zero,
-        DOWN => Rounding::Down,
-        _ => Rounding::Up,
-    };
     let flush = |x: f32| if FTZ && x.is_subnormal() { 0f32.copysign(x) } else { x };
-    for i in 0..32 {
-        let of = |x: u64| f64::from(flush(f32::from_bits(x as u32)));
-        let exact = O::apply(of(a[i]), of(b[i]), of(c[i]), MODE == DOWN);
-        let value = flush(f32::from_bits(convert(exact.to_bits(), F64, F32, mode) as u32));
-        out[i] = value.to_bits().into();
-    }
+    vectorised(|| {
+        for i in 0..32 {
+            let of = |x: u64| f64::from(flush(f32::from_bits(x as u32)));
+            let exact = O::apply(of(a[i]), of(b[i]), of(c[i]), MODE == DOWN);
+            let value = flush(match MODE {
+                ZERO => toward_zero(exact),
+                DOWN => down(exact),
+                _ => -down(-exact),
+            });
+            out[i] = u64::from(if value.is_nan() { 0x7fff_ffff } else { value.to_bits() });
+        }
+    })
 }
 
 fn with<O: Exact>(mode: Rounding, ftz: bool) -> Option<WarpFn> {

@@ -3,7 +3,8 @@
 //! A NaN that an f32 instruction gives is always `7fffffff`, as on the devices. `.ftz` makes subnormal sources and
 //! results zeros of their sign; `.sat` clamps to [0, 1] and makes a NaN zero.
 
-use super::{Lanes, WarpFn, warp};
+use super::{Lanes, WarpFn, vectorised, warp};
+
 pub(crate) trait F32Op {
     fn apply(a: f32, b: f32, c: f32) -> f32;
 }
@@ -37,6 +38,7 @@ f32_ops! {
 }
 
 /// The lesser, -0 below +0; of a number and a NaN, the number.
+#[inline(always)]
 fn least(a: f32, b: f32) -> f32 {
     if a.is_nan() || b < a {
         b
@@ -53,12 +55,14 @@ fn flush<const FTZ: bool>(x: f32) -> f32 {
 }
 
 pub(crate) fn run<O: F32Op, const FTZ: bool, const SAT: bool>([a, b, c, _]: [&Lanes; 4], out: &mut Lanes) {
-    for i in 0..32 {
-        let of = |x: u64| flush::<FTZ>(f32::from_bits(x as u32));
-        let value = flush::<FTZ>(O::apply(of(a[i]), of(b[i]), of(c[i])));
-        let value = if SAT { if value > 0.0 { value.min(1.0) } else { 0.0 } } else { value };
-        out[i] = u64::from(if value.is_nan() { 0x7fff_ffff } else { value.to_bits() });
-    }
+    vectorised(|| {
+        for i in 0..32 {
+            let of = |x: u64| flush::<FTZ>(f32::from_bits(x as u32));
+            let value = flush::<FTZ>(O::apply(of(a[i]), of(b[i]), of(c[i])));
+            let value = if SAT { if value > 0.0 { value.min(1.0) } else { 0.0 } } else { value };
+            out[i] = u64::from(if value.is_nan() { 0x7fff_ffff } else { value.to_bits() });
+        }
+    })
 }
 
 /// The instruction with its `.ftz` and `.sat`.

@@ -4,26 +4,23 @@
 //! to odd, after which the second rounding gives what one alone would have given. Subnormal numbers are kept, and a
 //! NaN that comes out is always `7fff`.
 
-use super::round::{BF16, F16, F64, Format, Rounding, convert};
-use super::{Lanes, WarpFn};
+use super::quick::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16, to_odd};
+use super::{Lanes, WarpFn, vectorised};
 use crate::types::Type;
 
+#[inline(always)]
 fn widen<const BF: bool>(x: u16) -> f64 {
-    if BF {
-        return f64::from(f32::from_bits(u32::from(x) << 16));
-    }
-    f64::from_bits(convert(x.into(), F16, F64, Rounding::Nearest))
+    f64::from(if BF { bf16_to_f32(x) } else { f16_to_f32(x) })
 }
 
-fn format(bf: bool) -> Format {
-    if bf { BF16 } else { F16 }
-}
-
+#[inline(always)]
 fn narrow<const BF: bool>(x: f64) -> u16 {
-    convert(x.to_bits(), F64, format(BF), Rounding::Nearest) as u16
+    let once = to_odd(x);
+    if BF { f32_to_bf16(once) } else { f32_to_f16(once) }
 }
 
 /// a + b, rounded to odd: the last bit set whenever anything was lost.
+#[inline(always)]
 pub(crate) fn add_to_odd(a: f64, b: f64) -> f64 {
     let sum = a + b;
     if !sum.is_finite() {
@@ -47,6 +44,7 @@ macro_rules! half_ops {
     ($($name:ident: |$a:ident, $b:ident, $c:ident| $e:expr;)*) => { $(
         struct $name;
         impl HalfOp for $name {
+            #[inline(always)]
             fn apply($a: f64, $b: f64, $c: f64) -> f64 {
                 $e
             }
@@ -72,18 +70,21 @@ half_ops! {
     MaxNan: |a, b, _c| if a.is_nan() || b.is_nan() { f64::NAN } else { -least(-a, -b) };
 }
 
+#[inline(always)]
 fn least(a: f64, b: f64) -> f64 {
     if a.is_nan() || b < a || a == b && b.is_sign_negative() { b } else { a }
 }
 
 fn run<O: HalfOp, const BF: bool, const PAIR: bool>([a, b, c, _]: [&Lanes; 4], out: &mut Lanes) {
-    for i in 0..32 {
-        let at = |shift: u32| {
-            let of = |x: u64| widen::<BF>((x >> shift) as u16);
-            u64::from(narrow::<BF>(O::apply(of(a[i]), of(b[i]), of(c[i])))) << shift
-        };
-        out[i] = if PAIR { at(0) | at(16) } else { at(0) };
-    }
+    vectorised(|| {
+        for i in 0..32 {
+            let at = |shift: u32| {
+                let of = |x: u64| widen::<BF>((x >> shift) as u16);
+                u64::from(narrow::<BF>(O::apply(of(a[i]), of(b[i]), of(c[i])))) << shift
+            };
+            out[i] = if PAIR { at(0) | at(16) } else { at(0) };
+        }
+    })
 }
 
 fn for_type<O: HalfOp>(ty: Type) -> Option<WarpFn> {

@@ -1,6 +1,7 @@
 //! Integers and bits. Arithmetic wraps, as PTX's does.
 
 use super::{WarpFn, for_types, warp};
+use crate::program::Carried;
 use crate::types::Type;
 
 /// `name.type a, b` for instructions of two sources of one type, and `neg`, `abs` of one.
@@ -68,6 +69,49 @@ pub(crate) fn mad(part: Part, ty: Type) -> Option<WarpFn> {
     }
 }
 
+/// `mad24`: the product of 24 bits each, of which the lower or the upper 32 of 48 are kept, and a third operand.
+pub(crate) fn mad24(high: bool, ty: Type) -> Option<WarpFn> {
+    fn signed(x: u64) -> i64 {
+        ((x as u32) << 8) as i32 as i64 >> 8
+    }
+    fn unsigned(x: u64) -> u64 {
+        x & 0xff_ffff
+    }
+    match (ty, high) {
+        (Type::U32, false) => {
+            Some(warp!(|a, b, c| ((unsigned(a) * unsigned(b)) as u32).wrapping_add(c as u32)))
+        }
+        (Type::U32, true) => {
+            Some(warp!(|a, b, c| (((unsigned(a) * unsigned(b)) >> 16) as u32).wrapping_add(c as u32)))
+        }
+        (Type::S32, false) => Some(warp!(|a, b, c| ((signed(a) * signed(b)) as u32).wrapping_add(c as u32))),
+        (Type::S32, true) => {
+            Some(warp!(|a, b, c| (((signed(a) * signed(b)) >> 16) as u32).wrapping_add(c as u32)))
+        }
+        _ => None,
+    }
+}
+
+/// A sum or a difference of numbers of a type, and the carry or borrow out of it. The last operand is added to the part
+/// of the product that is kept.
+pub(crate) fn carried(what: Carried, ty: Type, [a, b, c]: [u64; 3], carry: bool) -> (u64, bool) {
+    let (mask, bits) = (u128::from(ty.mask()), ty.bits());
+    let wide = |x: u64| {
+        if ty.is_signed() { i128::from((x << (64 - bits)) as i64 >> (64 - bits)) } else { i128::from(x) }
+    };
+    let carry = u128::from(carry);
+    let (a, b) = match what {
+        Carried::Add | Carried::Subtract => (u128::from(a), u128::from(b)),
+        Carried::AddLow => (wide(a).wrapping_mul(wide(b)) as u128 & mask, u128::from(c)),
+        Carried::AddHigh => ((wide(a).wrapping_mul(wide(b)) >> bits) as u128 & mask, u128::from(c)),
+    };
+    if what == Carried::Subtract {
+        return ((a.wrapping_sub(b + carry) & mask) as u64, a < b + carry);
+    }
+    let sum = a + b + carry;
+    ((sum & mask) as u64, sum > mask)
+}
+
 /// `bfe.type d, a, position, length`
 pub(crate) fn bfe(ty: Type) -> Option<WarpFn> {
     fn extract(a: u64, at: u64, length: u64, bits: u32, signed: bool) -> u64 {
@@ -108,6 +152,46 @@ pub(crate) fn bfi(ty: Type) -> Option<WarpFn> {
     match ty {
         Type::B32 => Some(warp!(|a, b, c, d| insert(a, b, c, d, 32))),
         Type::B64 => Some(warp!(|a, b, c, d| insert(a, b, c, d, 64))),
+        _ => None,
+    }
+}
+
+/// `bfind{.shiftamt}.type d, a`: the highest bit that is not the sign's, or how far to shift it to the top; all ones
+/// where there is none.
+pub(crate) fn bfind(ty: Type, shift: bool) -> Option<WarpFn> {
+    fn find(value: u64, bits: u32, shift: bool) -> u32 {
+        match value {
+            0 => u32::MAX,
+            _ if shift => value.leading_zeros() + bits - 64,
+            _ => 63 - value.leading_zeros(),
+        }
+    }
+    Some(match (ty, shift) {
+        (Type::U32, false) => warp!(|a| find(a as u32 as u64, 32, false)),
+        (Type::U32, true) => warp!(|a| find(a as u32 as u64, 32, true)),
+        (Type::S32, false) => warp!(|a| find((a as u32 ^ (a as i32 >> 31) as u32) as u64, 32, false)),
+        (Type::S32, true) => warp!(|a| find((a as u32 ^ (a as i32 >> 31) as u32) as u64, 32, true)),
+        (Type::U64, false) => warp!(|a| find(a, 64, false)),
+        (Type::U64, true) => warp!(|a| find(a, 64, true)),
+        (Type::S64, false) => warp!(|a| find(a ^ (a as i64 >> 63) as u64, 64, false)),
+        (Type::S64, true) => warp!(|a| find(a ^ (a as i64 >> 63) as u64, 64, true)),
+        _ => return None,
+    })
+}
+
+/// `dp4a.type.type d, a, b, c`: c and the products of four bytes.
+pub(crate) fn dp4a(types: [Type; 2]) -> Option<WarpFn> {
+    fn dot(a: u64, b: u64, c: u64, signed: [bool; 2]) -> u32 {
+        let byte = |x: u8, signed| if signed { i32::from(x as i8) } else { i32::from(x) };
+        let (a, b) = ((a as u32).to_le_bytes(), (b as u32).to_le_bytes());
+        let products = a.into_iter().zip(b).map(|(a, b)| byte(a, signed[0]) * byte(b, signed[1]));
+        (c as u32).wrapping_add_signed(products.sum())
+    }
+    match types {
+        [Type::U32, Type::U32] => Some(warp!(|a, b, c| dot(a, b, c, [false, false]))),
+        [Type::U32, Type::S32] => Some(warp!(|a, b, c| dot(a, b, c, [false, true]))),
+        [Type::S32, Type::U32] => Some(warp!(|a, b, c| dot(a, b, c, [true, false]))),
+        [Type::S32, Type::S32] => Some(warp!(|a, b, c| dot(a, b, c, [true, true]))),
         _ => None,
     }
 }
@@ -197,6 +281,67 @@ mod tests {
         assert_eq!(run(mad(Part::High, Type::S32).unwrap(), a, 5, 0, 0), 0xffff_ffff);
         assert_eq!(run(mad(Part::High, Type::U32).unwrap(), a, 5, 0, 0), 4);
         assert_eq!(run(mad(Part::High, Type::U64).unwrap(), u64::MAX, u64::MAX, 0, 0), u64::MAX - 1);
+    }
+
+    #[test]
+    fn every_table_of_lop3_and_every_selector_of_prmt() {
+        for table in 0..256u64 {
+            // Lane by lane of bits: a, b, c run through all eight of their values.
+            let found = run(lop3(), 0xf0, 0xcc, 0xaa, table);
+            assert_eq!(found & 0xff, table);
+        }
+        let bytes = [0x80u8, 0x01, 0x7f, 0xff, 0x10, 0x92, 0x33, 0xc4];
+        let whole = u64::from_le_bytes(bytes);
+        for selector in 0..0x1_0000u64 {
+            let expected = [0, 4, 8, 12].map(|shift| {
+                let pick = selector >> shift & 15;
+                let byte = bytes[(pick & 7) as usize];
+                if pick < 8 {
+                    byte
+                } else if byte >= 0x80 {
+                    0xff
+                } else {
+                    0
+                }
+            });
+            let found = run(prmt(), whole & 0xffff_ffff, whole >> 32, selector, 0);
+            assert_eq!(found, u64::from(u32::from_le_bytes(expected)), "{selector:x}");
+        }
+    }
+
+    #[test]
+    fn every_field() {
+        let a = 0xdead_beef_8123_4567u64;
+        for at in 0..70u64 {
+            for length in 0..70u64 {
+                // As a shift of more bits than there are: past the end there are zeros, or the sign.
+                let field = |x: i128| if length == 0 { 0 } else { x >> at.min(100) & ((1 << length) - 1) };
+                let unsigned = |bits: u32| field(i128::from(a & (u64::MAX >> (64 - bits)))) as u64;
+                assert_eq!(run(bfe(Type::U32).unwrap(), a & 0xffff_ffff, at, length, 0), unsigned(32));
+                assert_eq!(run(bfe(Type::U64).unwrap(), a, at, length, 0), unsigned(64));
+                let spread = |x: i128| {
+                    let found = field(x);
+                    let top = length > 0 && found >> (length - 1) & 1 == 1;
+                    if top { found - (1 << length) } else { found }
+                };
+                let found = run(bfe(Type::S32).unwrap(), a & 0xffff_ffff, at, length, 0);
+                assert_eq!(found, u64::from(spread(i128::from(a as i32)) as u32), "{at} {length}");
+                assert_eq!(
+                    run(bfe(Type::S64).unwrap(), a, at, length, 0),
+                    spread(i128::from(a as i64)) as u64
+                );
+                let mask = ((1u128 << length) - 1) << at;
+                let inserted = |into: u64, bits: u32| {
+                    let mask = mask as u64 & (u64::MAX >> (64 - bits));
+                    let mask = if at >= 64 { 0 } else { mask };
+                    into & !mask | ((u128::from(a) << at) as u64 & mask)
+                };
+                let into = 0x1234_5678_9abc_def0u64;
+                assert_eq!(run(bfi(Type::B64).unwrap(), a, into, at, length), inserted(into, 64));
+                let low = into & 0xffff_ffff;
+                assert_eq!(run(bfi(Type::B32).unwrap(), a & 0xffff_ffff, low, at, length), inserted(low, 32));
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,12 @@ pub(crate) mod directed;
 pub(crate) mod float;
 pub(crate) mod half;
 pub(crate) mod int;
+pub(crate) mod quick;
 pub(crate) mod round;
+
+use std::sync::OnceLock;
+
+use pulp::Arch;
 
 /// A register of a warp: one value a lane, zero-extended from the width of the register.
 pub(crate) type Lanes = [u64; 32];
@@ -17,6 +22,13 @@ pub(crate) type WarpFn = fn([&Lanes; 4], &mut Lanes);
 
 /// A comparison: the lanes for which it holds.
 pub(crate) type WarpTest = fn(&Lanes, &Lanes) -> u32;
+
+/// Runs a loop over lanes with the widest instructions that this CPU has.
+#[inline(always)]
+pub(crate) fn vectorised<R>(run: impl FnOnce() -> R) -> R {
+    static ARCH: OnceLock<Arch> = OnceLock::new();
+    ARCH.get_or_init(Arch::new).dispatch(run)
+}
 
 /// A number as the bits of a register.
 pub(crate) trait Bits {
@@ -40,37 +52,45 @@ macro_rules! warp {
     };
     (|$a:ident| $e:expr) => {{
         fn run([a, ..]: [&$crate::arith::Lanes; 4], out: &mut $crate::arith::Lanes) {
-            for i in 0..32 {
-                let $a = a[i];
-                out[i] = $crate::arith::Bits::bits($e);
-            }
+            $crate::arith::vectorised(|| {
+                for i in 0..32 {
+                    let $a = a[i];
+                    out[i] = $crate::arith::Bits::bits($e);
+                }
+            })
         }
         run as $crate::arith::WarpFn
     }};
     (|$a:ident, $b:ident| $e:expr) => {{
         fn run([a, b, ..]: [&$crate::arith::Lanes; 4], out: &mut $crate::arith::Lanes) {
-            for i in 0..32 {
-                let ($a, $b) = (a[i], b[i]);
-                out[i] = $crate::arith::Bits::bits($e);
-            }
+            $crate::arith::vectorised(|| {
+                for i in 0..32 {
+                    let ($a, $b) = (a[i], b[i]);
+                    out[i] = $crate::arith::Bits::bits($e);
+                }
+            })
         }
         run as $crate::arith::WarpFn
     }};
     (|$a:ident, $b:ident, $c:ident| $e:expr) => {{
         fn run([a, b, c, _]: [&$crate::arith::Lanes; 4], out: &mut $crate::arith::Lanes) {
-            for i in 0..32 {
-                let ($a, $b, $c) = (a[i], b[i], c[i]);
-                out[i] = $crate::arith::Bits::bits($e);
-            }
+            $crate::arith::vectorised(|| {
+                for i in 0..32 {
+                    let ($a, $b, $c) = (a[i], b[i], c[i]);
+                    out[i] = $crate::arith::Bits::bits($e);
+                }
+            })
         }
         run as $crate::arith::WarpFn
     }};
     (|$a:ident, $b:ident, $c:ident, $d:ident| $e:expr) => {{
         fn run([a, b, c, d]: [&$crate::arith::Lanes; 4], out: &mut $crate::arith::Lanes) {
-            for i in 0..32 {
-                let ($a, $b, $c, $d) = (a[i], b[i], c[i], d[i]);
-                out[i] = $crate::arith::Bits::bits($e);
-            }
+            $crate::arith::vectorised(|| {
+                for i in 0..32 {
+                    let ($a, $b, $c, $d) = (a[i], b[i], c[i], d[i]);
+                    out[i] = $crate::arith::Bits::bits($e);
+                }
+            })
         }
         run as $crate::arith::WarpFn
     }};

@@ -4,7 +4,7 @@ use super::modifiers::Modifiers;
 use super::{Decoder, Width};
 use crate::arith::convert::{Conversion, format};
 use crate::arith::round::Rounding;
-use crate::arith::{WarpFn, approx, compare, directed, float, half, int};
+use crate::arith::{WarpFn, approx, compare, directed, float, half, int, warp};
 use crate::ast::Operand;
 use crate::parse::Result;
 use crate::profile::Class;
@@ -25,7 +25,7 @@ fn class(ty: Type) -> Class {
 
 impl Decoder<'_> {
     /// An instruction of one target, and of sources all of one type.
-    fn map(&mut self, run: WarpFn, to: Type, from: &[Type], operands: &[Operand]) -> Result<Op> {
+    pub(super) fn map(&mut self, run: WarpFn, to: Type, from: &[Type], operands: &[Operand]) -> Result<Op> {
         if operands.len() != from.len() + 1 {
             return Err(self.operand_error(format!("{} operands expected", from.len() + 1)));
         }
@@ -150,6 +150,17 @@ impl Decoder<'_> {
                 m.need("b32")?;
                 self.map(int::prmt(), b32, &[b32; 3], operands)?
             }
+            "bfind" => {
+                let shift = m.eat("shiftamt");
+                let ty = m.ty()?;
+                let run = int::bfind(ty, shift).ok_or_else(|| m.bad_last())?;
+                self.map(run, b32, &[ty], operands)?
+            }
+            "dp4a" => {
+                let signs = [m.ty()?, m.ty()?];
+                let run = int::dp4a(signs).ok_or_else(|| m.bad_last())?;
+                self.map(run, b32, &[b32; 3], operands)?
+            }
             "shf" => {
                 let left = m.need_one(&["l", "r"])? == "l";
                 let wrap = m.need_one(&["wrap", "clamp"])? == "wrap";
@@ -231,6 +242,36 @@ impl Decoder<'_> {
         let to = self.target(to, ty, Width::Exact)?;
         let from = [self.source(a, ty, Width::Exact)?, self.source(b, ty, Width::Exact)?];
         Ok((Op::Select { to, from, by: self.predicate_source(p)? }, Class::Move))
+    }
+
+    /// `slct.type.s32 d, a, b, c`: a where c is not negative.
+    pub(super) fn select_by_sign(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
+        let ftz = m.eat("ftz");
+        let (ty, by) = (m.ty()?, m.ty()?);
+        let plain = ty.bits() > 8 && !matches!(ty, Type::F16 | Type::BF16 | Type::F16x2 | Type::BF16x2);
+        let run: WarpFn = match by {
+            Type::S32 if plain && !ftz => warp!(|a, b, c| if c as u32 as i32 >= 0 { a } else { b }),
+            // Flushed or not, what is negative stays below zero or becomes one that is not.
+            Type::F32 if plain && ftz => warp!(|a, b, c| {
+                let c = f32::from_bits(c as u32);
+                if c >= 0.0 || c.is_subnormal() { a } else { b }
+            }),
+            Type::F32 if plain => warp!(|a, b, c| if f32::from_bits(c as u32) >= 0.0 { a } else { b }),
+            _ => return Err(m.bad_last()),
+        };
+        Ok((self.map(run, ty, &[ty, ty, by], operands)?, Class::Move))
+    }
+
+    /// `isspacep.space p, a`: whether a generic address is in a space.
+    pub(super) fn is_in_space(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
+        let space = m.need_one(&["global", "shared", "shared::cta", "local", "param"])?;
+        let run = compare::in_space(space);
+        let [Operand::Name(to), a] = self.exactly(operands)? else {
+            return Err(self.operand_error("a predicate expected"));
+        };
+        let a = self.source(a, Type::U64, Width::Exact)?;
+        let to = self.predicate(to)?;
+        Ok((Op::Test { run, to, opposite: None, from: [a, a], with: None }, Class::Move))
     }
 
     pub(super) fn convert(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {

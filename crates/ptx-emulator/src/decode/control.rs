@@ -6,7 +6,7 @@ use crate::ast::Operand;
 use crate::error::Refusal;
 use crate::parse::Result;
 use crate::profile::Class;
-use crate::program::{Atomic, Filled, Op, Shuffle, Vote};
+use crate::program::{Atomic, Filled, Op, Shuffle, Together, Vote};
 use crate::types::Type;
 
 type Decoded = Result<(Op, Class)>;
@@ -35,6 +35,19 @@ pub(super) fn special(name: &str) -> Option<Filled> {
 
 impl Decoder<'_> {
     pub(super) fn control(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
+        if m.name() == "trap" {
+            let [] = self.exactly(operands)?;
+            return Ok((Op::Trap, Class::Control));
+        }
+        if m.name() == "brx" {
+            m.need("idx")?;
+            m.eat("uni");
+            let [index, Operand::Name(table)] = self.exactly(operands)? else {
+                return Err(self.operand_error("an index and a table of labels expected"));
+            };
+            let index = self.source(index, Type::U32, Width::Exact)?;
+            return Ok((Op::BranchIndexed { index, to: self.table(table)? }, Class::Control));
+        }
         if m.name() != "bra" {
             let [] = self.exactly(operands)?;
             // Without functions, both end the thread.
@@ -63,6 +76,13 @@ impl Decoder<'_> {
                 let [] = self.exactly(operands)?;
                 return Ok((Op::Nothing, Class::Synchronise));
             }
+            // Nothing here takes time.
+            "nanosleep" => {
+                m.need("u32")?;
+                let [time] = self.exactly(operands)?;
+                self.source(time, Type::U32, Width::Exact)?;
+                return Ok((Op::Nothing, Class::Synchronise));
+            }
             "bar" if m.eat("warp") => {
                 m.need("sync")?;
                 let [mask] = self.exactly(operands)?;
@@ -72,7 +92,9 @@ impl Decoder<'_> {
             _ => {}
         }
         m.eat("cta");
-        m.need("sync")?;
+        if m.need_one(&["sync", "red"])? == "red" {
+            return self.barrier_reduction(m, operands);
+        }
         if m.name() == "barrier" {
             m.eat("aligned");
         }
@@ -86,7 +108,34 @@ impl Decoder<'_> {
             Some(n) => Some(self.source(n, Type::B32, Width::Exact)?),
             None => None,
         };
-        Ok((Op::Barrier { id, threads }, Class::Synchronise))
+        Ok((Op::Barrier { id, threads, reduction: None }, Class::Synchronise))
+    }
+
+    /// `barrier.red.popc.u32 d, barrier, p`, and `.and.pred`, `.or.pred`.
+    fn barrier_reduction(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
+        let how = m.need_one(&["popc", "and", "or"])?;
+        if m.name() == "barrier" {
+            m.eat("aligned");
+        }
+        m.need(if how == "popc" { "u32" } else { "pred" })?;
+        let (d, id, threads, from) = match operands {
+            [d, id, from] => (d, id, None, from),
+            [d, id, threads, from] => (d, id, Some(threads), from),
+            _ => return Err(self.operand_error("three or four operands expected")),
+        };
+        let to = match (how, d) {
+            ("popc", d) => Together::Count(self.target(d, Type::B32, Width::Exact)?),
+            ("and", Operand::Name(p)) => Together::All(self.predicate(p)?),
+            (_, Operand::Name(p)) => Together::Any(self.predicate(p)?),
+            _ => return Err(self.operand_error("a predicate expected")),
+        };
+        let id = self.source(id, Type::B32, Width::Exact)?;
+        let threads = match threads {
+            Some(n) => Some(self.source(n, Type::B32, Width::Exact)?),
+            None => None,
+        };
+        let reduction = Some((to, self.predicate_source(from)?));
+        Ok((Op::Barrier { id, threads, reduction }, Class::Synchronise))
     }
 
     pub(super) fn warp(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Decoded {
@@ -96,7 +145,10 @@ impl Decoder<'_> {
             let [d] = self.exactly(operands)?;
             return Ok((Op::ActiveMask { to: self.target(d, b32, Width::Exact)? }, Class::Warp));
         }
-        m.need("sync")?;
+        // The only one whose kind comes before.
+        if m.name() != "match" {
+            m.need("sync")?;
+        }
         let op = match m.name() {
             "shfl" => self.shuffle(m, operands)?,
             "vote" => {
@@ -117,6 +169,7 @@ impl Decoder<'_> {
                     _ => Op::Ballot { to: self.target(d, b32, Width::Exact)?, from, mask },
                 }
             }
+            "match" => self.matching(m, operands)?,
             _ => {
                 let what = match m.need_one(&["add", "min", "max", "and", "or", "xor"])? {
                     "add" => Atomic::Add,
@@ -139,6 +192,25 @@ impl Decoder<'_> {
             }
         };
         Ok((op, Class::Warp))
+    }
+
+    fn matching(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Result<Op> {
+        let all = m.need_one(&["any", "all"])? == "all";
+        m.need("sync")?;
+        let ty = if m.need_one(&["b32", "b64"])? == "b32" { Type::B32 } else { Type::B64 };
+        let [d, value, mask] = self.exactly(operands)?;
+        let (d, valid) = match d {
+            Operand::Pair(d, p) if all => (d, Some(self.predicate(p)?)),
+            Operand::Name(d) => (d, None),
+            _ => return Err(self.operand_error("a register expected")),
+        };
+        Ok(Op::Match {
+            all,
+            to: self.data(d, Type::B32, Width::Exact)?,
+            valid,
+            value: self.source(value, ty, Width::Exact)?,
+            mask: self.source(mask, Type::B32, Width::Exact)?,
+        })
     }
 
     fn shuffle(&mut self, m: &mut Modifiers, operands: &[Operand]) -> Result<Op> {

@@ -180,7 +180,9 @@ impl Decoder<'_> {
         let parts = self.parts(d, count)?;
         let to = parts.iter().map(|p| self.target_or_sink(p, ty, Width::AtLeast)).collect::<Result<_>>()?;
         let sign = match parts.iter().find(|p| !matches!(p, Operand::Name(n) if n == "_")) {
-            Some(part) if ty.is_signed() => Some(self.register_bits(part, ty)?),
+            Some(part) if ty.is_signed() => {
+                Some(self.register_bits(part, ty)?).filter(|&register| register != ty.bits())
+            }
             _ => None,
         };
         let at = self.address(a, space)?;

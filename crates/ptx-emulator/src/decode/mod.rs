@@ -1,14 +1,16 @@
 //! Statements into instructions: names resolved, modifiers understood one by one, operands checked.
 
 mod arithmetic;
+mod carry;
 mod control;
 mod data;
 mod modifiers;
 mod names;
+mod places;
 
 use std::collections::HashMap;
 
-use crate::ast::{Entry, Operand, Statement, Storage};
+use crate::ast::{Entry, Operand, Statement, Storage, Table};
 use crate::error::{Located, Refusal};
 use crate::parse::Result;
 use crate::profile::Class;
@@ -37,10 +39,13 @@ struct Decoder<'a> {
     entry: &'a Entry,
     scopes: Vec<HashMap<String, Register>>,
     labels: HashMap<(usize, &'a str), usize>,
+    tables: HashMap<(usize, &'a str), &'a Table>,
     symbols: Symbols,
     registers: Reg,
     predicates: Pred,
     filled: HashMap<Filled, Reg>,
+    /// The carry of each lane, which no register declares.
+    carry: Option<Pred>,
     /// The statement at hand.
     line: u32,
     scope: usize,
@@ -55,10 +60,12 @@ pub(crate) fn decode(entry: &Entry, symbols: &Symbols) -> Result<Program> {
         entry,
         scopes: Vec::new(),
         labels: HashMap::new(),
+        tables: HashMap::new(),
         symbols,
         registers: 0,
         predicates: 0,
         filled: HashMap::new(),
+        carry: None,
         line: entry.line,
         scope: 0,
         ordered: false,
@@ -70,15 +77,25 @@ pub(crate) fn decode(entry: &Entry, symbols: &Symbols) -> Result<Program> {
     }
     // A body may end without a `ret`.
     let line = entry.body.last().map_or(entry.line, |s| s.line);
-    instructions.push(Instruction { line, guard: None, class: Class::Control, op: Op::Exit });
-    let mut filled: Vec<_> = decoder.filled.into_iter().map(|(what, reg)| (reg, what)).collect();
-    filled.sort_by_key(|&(reg, _)| reg);
+    instructions.push(Instruction { line, guard: None, class: Class::Control, counter: 0, op: Op::Exit });
+    let mut counted = Vec::new();
+    for instruction in &mut instructions {
+        if matches!(instruction.class, Class::Global | Class::Shared | Class::Atomic) {
+            instruction.counter = counted.len();
+            counted.push(instruction.line);
+        }
+    }
+    let filled = decoder.filled.into_iter().map(|(what, reg)| (reg, what)).collect();
+    let places = places::place(&mut instructions, decoder.registers as usize, filled);
     Ok(Program {
         name: entry.name.clone(),
         instructions,
-        registers: decoder.registers as usize,
+        constants: places.constants.iter().map(|&value| [value; 32]).collect(),
+        registers: places.count,
         predicates: decoder.predicates as usize,
-        filled,
+        filled: places.filled,
+        zeroed: places.zeroed,
+        counted,
         params: layout.params,
         param_bytes: layout.param_bytes,
         shared_bytes: layout.shared_bytes,
@@ -119,6 +136,11 @@ impl<'a> Decoder<'a> {
                 return Err(Located::syntax(label.line, "a label that stands twice"));
             }
         }
+        for table in &self.entry.tables {
+            if self.tables.insert((table.scope, &table.name), table).is_some() {
+                return Err(Located::syntax(table.line, "a table of labels that stands twice"));
+            }
+        }
         Ok(())
     }
 
@@ -131,15 +153,20 @@ impl<'a> Decoder<'a> {
         let mut m = Modifiers::new(&statement.opcode, statement.line);
         let operands = &statement.operands;
         let decoded = match m.name() {
+            "add" | "sub" | "mad" if m.has("cc") => self.carry(&mut m, operands)?,
+            "addc" | "subc" | "madc" => self.carry(&mut m, operands)?,
+            "mul24" | "mad24" => self.product_of_24(&mut m, operands)?,
             "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "neg" | "abs" | "rcp"
             | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" => {
                 self.arithmetic(&mut m, operands)?
             }
             "and" | "or" | "xor" | "not" | "shl" | "shr" | "popc" | "clz" | "brev" | "bfe" | "bfi"
-            | "lop3" | "prmt" | "shf" => self.bits(&mut m, operands)?,
+            | "lop3" | "prmt" | "shf" | "bfind" | "dp4a" => self.bits(&mut m, operands)?,
             "cvt" => self.convert(&mut m, operands)?,
             "setp" => self.compare(&mut m, operands)?,
             "selp" => self.select(&mut m, operands)?,
+            "slct" => self.select_by_sign(&mut m, operands)?,
+            "isspacep" => self.is_in_space(&mut m, operands)?,
             "mov" => self.mov(&mut m, operands)?,
             "cvta" => self.convert_address(&mut m, operands)?,
             "ld" => self.load(&mut m, operands)?,
@@ -148,13 +175,13 @@ impl<'a> Decoder<'a> {
             "cp" => self.async_copy(&mut m, operands)?,
             "ldmatrix" => self.matrix_load(&mut m, operands)?,
             "mma" => self.matrix_multiply(&mut m, operands)?,
-            "bra" | "ret" | "exit" => self.control(&mut m, operands)?,
-            "bar" | "barrier" | "membar" | "fence" => self.synchronise(&mut m, operands)?,
-            "shfl" | "vote" | "activemask" | "redux" => self.warp(&mut m, operands)?,
+            "bra" | "brx" | "ret" | "exit" | "trap" => self.control(&mut m, operands)?,
+            "bar" | "barrier" | "membar" | "fence" | "nanosleep" => self.synchronise(&mut m, operands)?,
+            "shfl" | "vote" | "match" | "activemask" | "redux" => self.warp(&mut m, operands)?,
             _ => return Err(self.refuse(Refusal::Instruction(statement.opcode.clone()))),
         };
         m.end()?;
-        Ok(Instruction { line: statement.line, guard, class: decoded.1, op: decoded.0 })
+        Ok(Instruction { line: statement.line, guard, class: decoded.1, counter: 0, op: decoded.0 })
     }
 
     fn refuse(&self, reason: Refusal) -> Located {
@@ -178,17 +205,28 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn label(&self, name: &str) -> Result<usize> {
-        let mut scope = self.scope;
+    /// What a name stands for in this scope or in the nearest one around it.
+    fn nearest<T: Copy>(&self, of: &HashMap<(usize, &'a str), T>, name: &str, scope: usize) -> Result<T> {
+        let mut scope = scope;
         loop {
-            if let Some(&at) = self.labels.get(&(scope, name)) {
-                return Ok(at);
+            if let Some(&found) = of.get(&(scope, name)) {
+                return Ok(found);
             }
             if scope == 0 {
                 return Err(self.refuse(Refusal::Name(name.to_owned())));
             }
             scope = self.entry.scopes[scope];
         }
+    }
+
+    fn label(&self, name: &str) -> Result<usize> {
+        self.nearest(&self.labels, name, self.scope)
+    }
+
+    /// The instructions that a table of labels names.
+    fn table(&self, name: &str) -> Result<Vec<usize>> {
+        let table = self.nearest(&self.tables, name, self.scope)?;
+        table.labels.iter().map(|label| self.nearest(&self.labels, label, table.scope)).collect()
     }
 
     fn predicate(&self, name: &str) -> Result<Pred> {

@@ -24,6 +24,11 @@ impl<'a> Modifiers<'a> {
         self.parts.get(self.at).copied()
     }
 
+    /// Whether this modifier stands anywhere.
+    pub(super) fn has(&self, modifier: &str) -> bool {
+        self.parts.contains(&modifier)
+    }
+
     /// Takes this modifier if it comes next.
     pub(super) fn eat(&mut self, modifier: &str) -> bool {
         let found = self.peek() == Some(modifier);

@@ -10,9 +10,10 @@ use crate::program::{
 };
 use crate::types::Type;
 
-/// Refuses an address that is no multiple of the bytes accessed.
+/// Refuses an address that is no multiple of the bytes accessed, which are a power of two.
+#[inline]
 pub(crate) fn checked(space: Space, address: u64, bytes: u64) -> Result<(), FaultKind> {
-    if address.is_multiple_of(bytes) { Ok(()) } else { Err(FaultKind::Misaligned { space, address, bytes }) }
+    if address & (bytes - 1) == 0 { Ok(()) } else { Err(FaultKind::Misaligned { space, address, bytes }) }
 }
 
 /// The space that an address is in, and the address there.
@@ -64,6 +65,7 @@ impl Block<'_> {
         &mut self,
         warp: &mut Warp,
         active: u32,
+        counter: usize,
         space: Space,
         bytes: u64,
         sign: Option<u32>,
@@ -71,62 +73,65 @@ impl Block<'_> {
         at: Address,
     ) -> Outcome<()> {
         let mut addresses = addresses(warp, at);
+        // Bounds and alignment are those of the whole access: a vector is one.
         let total = bytes * to.len() as u64;
+        let mut alike = Alike::default();
         for lane in lanes(active) {
             let (space, address) = resolve(space, addresses[lane]);
+            // In local memory, one address is as many places as there are lanes.
+            if space != Space::Local
+                && let Some(other) = alike.find(addresses[lane], total, lane)
+            {
+                for &to in to.iter().flatten() {
+                    let to = warp.register_mut(to);
+                    to[lane] = to[other];
+                }
+                continue;
+            }
             let fault = |e| (lane as u32, e);
             checked(space, address, total).map_err(fault)?;
-            // Bounds are those of the whole access: a vector is one.
-            let held = match space {
-                Space::Global => Some(self.memory.locate(address, total).map_err(fault)?),
-                _ => None,
-            };
+            let mut found = [0; 4];
+            match space {
+                Space::Shared => {
+                    self.shared.load(address, total, warp.who(lane as u32), &mut found).map_err(fault)?;
+                }
+                Space::Global | Space::Generic => {
+                    let (allocation, offset) = self.memory.locate(address, total).map_err(fault)?;
+                    if !allocation.load(offset, total, &mut found) {
+                        return Err(fault(allocation.uninitialised(address, offset, total)));
+                    }
+                }
+                Space::Local => {
+                    let range = self.local_range(lane, address, total).map_err(fault)?;
+                    if !warp.local_written[range.clone()].iter().all(|&w| w) {
+                        let bytes = total;
+                        return Err(fault(FaultKind::Uninitialised { space, address, bytes, nearest: None }));
+                    }
+                    found = packed(&warp.local[range]);
+                }
+                Space::Param => {
+                    found = packed(&self.params[self.program.locate_param(address, total).map_err(fault)?]);
+                }
+            }
             for (i, to) in to.iter().enumerate() {
-                let step = i as u64 * bytes;
-                let value = match held {
-                    Some((allocation, offset)) => allocation
-                        .load(offset + step, bytes)
-                        .ok_or_else(|| allocation.uninitialised(address + step, offset + step, bytes)),
-                    None => self.load_own(warp, lane, space, address + step, bytes),
+                let Some(to) = *to else { continue };
+                let value = element(&found, i, bytes);
+                warp.register_mut(to)[lane] = match sign {
+                    Some(register) => {
+                        let unused = 64 - 8 * bytes;
+                        (((value << unused) as i64 >> unused) as u64) & (u64::MAX >> (64 - register))
+                    }
+                    None => value,
                 };
-                let value = value.map_err(fault)?;
-                if let Some(to) = to {
-                    let value = match sign {
-                        Some(register) => {
-                            let unused = 64 - 8 * bytes;
-                            (((value << unused) as i64 >> unused) as u64) & (u64::MAX >> (64 - register))
-                        }
-                        None => value,
-                    };
-                    warp.registers[*to as usize][lane] = value;
-                }
             }
         }
-        let spaces = spaces(space, &mut addresses, active);
-        self.profile.global_loads.count(&addresses, spaces.global, total);
-        self.profile.shared_loads.count(&addresses, spaces.shared, total);
+        if !matches!(space, Space::Local | Space::Param) {
+            let spaces = spaces(space, &mut addresses, active);
+            let line = self.profile.at(counter);
+            line.global_loads.count(&addresses, spaces.global, total);
+            line.shared_loads.count(&addresses, spaces.shared, total);
+        }
         Ok(())
-    }
-
-    fn load_own(
-        &mut self,
-        warp: &Warp,
-        lane: usize,
-        space: Space,
-        address: u64,
-        bytes: u64,
-    ) -> Result<u64, FaultKind> {
-        match space {
-            Space::Shared => self.shared.load(address, bytes, warp.who(lane as u32)),
-            Space::Local => {
-                let range = self.local_range(lane, address, bytes)?;
-                if !warp.local_written[range.clone()].iter().all(|&w| w) {
-                    return Err(FaultKind::Uninitialised { space, address, bytes, nearest: None });
-                }
-                Ok(number(&warp.local[range]))
-            }
-            _ => Ok(number(&self.params[self.program.locate_param(address, bytes)?])),
-        }
     }
 
     fn local_range(
@@ -145,10 +150,12 @@ impl Block<'_> {
         Ok(start..start + bytes as usize)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one instruction")]
     pub(crate) fn store(
         &mut self,
         warp: &mut Warp,
         active: u32,
+        counter: usize,
         space: Space,
         bytes: u64,
         from: &[Reg],
@@ -160,35 +167,37 @@ impl Block<'_> {
             let (space, address) = resolve(space, addresses[lane]);
             let fault = |e| (lane as u32, e);
             checked(space, address, total).map_err(fault)?;
-            let held = match space {
-                Space::Global => Some(self.memory.locate(address, total).map_err(fault)?),
-                _ => None,
-            };
-            for (i, from) in from.iter().enumerate() {
-                let value = warp.register(*from)[lane];
-                let step = i as u64 * bytes;
-                match (held, space) {
-                    (Some((allocation, _)), _) if allocation.is_read_only() => {
+            let mut given = [0; 4];
+            for (i, &from) in from.iter().enumerate() {
+                put_element(&mut given, i, bytes, warp.register(from)[lane]);
+            }
+            match space {
+                Space::Shared => {
+                    self.shared.store(address, total, &given, warp.who(lane as u32)).map_err(fault)?;
+                }
+                Space::Global | Space::Generic => {
+                    let (allocation, offset) = self.memory.locate(address, total).map_err(fault)?;
+                    if allocation.is_read_only() {
                         return Err(fault(FaultKind::ReadOnly { address }));
                     }
-                    (Some((allocation, offset)), _) => allocation.store(offset + step, bytes, value),
-                    (None, Space::Shared) => {
-                        self.shared
-                            .store(address + step, bytes, value, warp.who(lane as u32))
-                            .map_err(fault)?;
-                    }
-                    (None, Space::Param) => return Err(fault(FaultKind::ReadOnly { address })),
-                    _ => {
-                        let range = self.local_range(lane, address + step, bytes).map_err(fault)?;
-                        warp.local[range.clone()].copy_from_slice(&value.to_le_bytes()[..bytes as usize]);
-                        warp.local_written[range].fill(true);
-                    }
+                    allocation.store(offset, total, &given);
                 }
+                Space::Local => {
+                    let range = self.local_range(lane, address, total).map_err(fault)?;
+                    for (i, byte) in warp.local[range.clone()].iter_mut().enumerate() {
+                        *byte = given[i / 4].to_le_bytes()[i % 4];
+                    }
+                    warp.local_written[range].fill(true);
+                }
+                Space::Param => return Err(fault(FaultKind::ReadOnly { address })),
             }
         }
-        let spaces = spaces(space, &mut addresses, active);
-        self.profile.global_stores.count(&addresses, spaces.global, total);
-        self.profile.shared_stores.count(&addresses, spaces.shared, total);
+        if !matches!(space, Space::Local | Space::Param) {
+            let spaces = spaces(space, &mut addresses, active);
+            let line = self.profile.at(counter);
+            line.global_stores.count(&addresses, spaces.global, total);
+            line.shared_stores.count(&addresses, spaces.shared, total);
+        }
         Ok(())
     }
 
@@ -198,6 +207,7 @@ impl Block<'_> {
         &mut self,
         warp: &mut Warp,
         active: u32,
+        counter: usize,
         space: Space,
         what: Atomic,
         ty: Type,
@@ -224,10 +234,14 @@ impl Block<'_> {
                         return Err(fault(FaultKind::ReadOnly { address }));
                     }
                     // Kernels with global atomics run their blocks one after another: nobody is in between.
-                    let old = allocation
-                        .load(offset, bytes)
-                        .ok_or_else(|| fault(allocation.uninitialised(address, offset, bytes)))?;
-                    allocation.store(offset, bytes, change(old));
+                    let mut words = [0; 4];
+                    if !allocation.load(offset, bytes, &mut words) {
+                        return Err(fault(allocation.uninitialised(address, offset, bytes)));
+                    }
+                    let old = element(&words, 0, bytes);
+                    let mut words = [0; 4];
+                    put_element(&mut words, 0, bytes, change(old));
+                    allocation.store(offset, bytes, &words);
                     old
                 }
                 _ => return Err(fault(FaultKind::Unsupported("an atomic on local or parameter memory"))),
@@ -237,15 +251,18 @@ impl Block<'_> {
             warp.set(to, &out, active);
         }
         let spaces = spaces(space, &mut addresses, active);
-        self.profile.global_loads.count(&addresses, spaces.global, bytes);
-        self.profile.global_stores.count(&addresses, spaces.global, bytes);
+        let line = self.profile.at(counter);
+        line.global_loads.count(&addresses, spaces.global, bytes);
+        line.global_stores.count(&addresses, spaces.global, bytes);
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one instruction")]
     pub(crate) fn async_copy(
         &mut self,
         warp: &mut Warp,
         active: u32,
+        counter: usize,
         bytes: u64,
         to: Address,
         from: Address,
@@ -262,22 +279,27 @@ impl Block<'_> {
                 return Err(fault(FaultKind::Unsupported("a cp.async that reads more than it writes")));
             }
             // What is not read is zero; nothing at all may be read, and then the source may be anywhere.
-            let mut data = vec![0; bytes as usize];
+            let mut data = [0; 16];
             if wanted > 0 {
                 let (allocation, offset) = self.memory.locate(from[lane], wanted).map_err(fault)?;
-                for (i, byte) in data[..wanted as usize].iter_mut().enumerate() {
-                    let at = offset + i as u64;
-                    let value = allocation.load(at, 1);
-                    *byte =
-                        value.ok_or_else(|| fault(allocation.uninitialised(from[lane], at, bytes)))? as u8;
+                if let Some(at) = allocation.read(offset, &mut data[..wanted as usize]) {
+                    return Err(fault(allocation.uninitialised(from[lane], at, wanted)));
                 }
                 reading |= 1 << lane;
             }
             self.shared.depart(to[lane], bytes, warp.who(lane as u32)).map_err(fault)?;
             let group = warp.committed[lane];
-            warp.pending.push(Pending { lane: lane as u32, group, to: to[lane], data });
+            warp.pending.push(Pending {
+                lane: lane as u32,
+                group,
+                to: to[lane],
+                bytes: bytes as usize,
+                data,
+            });
         }
-        self.profile.global_loads.count(&from, reading, bytes);
+        let line = self.profile.at(counter);
+        line.global_loads.count(&from, reading, bytes);
+        line.shared_stores.count(&to, active, bytes);
         Ok(())
     }
 
@@ -289,20 +311,78 @@ impl Block<'_> {
         left: u64,
         uncommitted: bool,
     ) -> Outcome<()> {
-        for pending in std::mem::take(&mut warp.pending) {
-            let committed = warp.committed[pending.lane as usize];
-            let awaited = uncommitted || pending.group < committed.saturating_sub(left);
-            if active >> pending.lane & 1 == 0 || !awaited {
-                warp.pending.push(pending);
-                continue;
+        let mut pending = std::mem::take(&mut warp.pending);
+        let mut fault = None;
+        pending.retain(|copy| {
+            let committed = warp.committed[copy.lane as usize];
+            let awaited = uncommitted || copy.group < committed.saturating_sub(left);
+            if active >> copy.lane & 1 == 0 || !awaited {
+                return true;
             }
-            let who = warp.who(pending.lane);
-            self.shared.arrive(pending.to, &pending.data, who).map_err(|e| (pending.lane, e))?;
-        }
-        Ok(())
+            let landed = self.shared.arrive(copy.to, &copy.data[..copy.bytes], warp.who(copy.lane));
+            fault = fault.take().or(landed.err().map(|kind| (copy.lane, kind)));
+            false
+        });
+        warp.pending = pending;
+        fault.map_or(Ok(()), Err)
     }
 }
 
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+/// Lanes that load from one address in one instruction. To the checks two of them say what many would: that it is read,
+/// and by several lanes; a third one's load brings nothing new.
+struct Alike {
+    /// An address, a lane that loads from it, and whether another one did.
+    seen: [(u64, usize, bool); 16],
+}
+
+impl Default for Alike {
+    fn default() -> Self {
+        Self { seen: [(u64::MAX, 0, false); 16] }
+    }
+}
+
+impl Alike {
+    /// A lane that has loaded what this one is to load, once there were two.
+    #[inline]
+    fn find(&mut self, address: u64, bytes: u64, lane: usize) -> Option<usize> {
+        let seen = &mut self.seen[(address / bytes % 16) as usize];
+        if seen.0 != address {
+            *seen = (address, lane, false);
+            return None;
+        }
+        let again = seen.2;
+        seen.2 = true;
+        again.then_some(seen.1)
+    }
+}
+
+/// Up to 16 bytes in words.
+fn packed(bytes: &[u8]) -> [u32; 4] {
+    let mut out = [0; 4];
+    for (i, &byte) in bytes.iter().enumerate() {
+        out[i / 4] |= u32::from(byte) << (i % 4 * 8);
+    }
+    out
+}
+
+/// The number of this place among those of a vector.
+#[inline]
+fn element(words: &[u32; 4], at: usize, bytes: u64) -> u64 {
+    match bytes {
+        4 => words[at].into(),
+        8 => u64::from(words[2 * at]) | u64::from(words[2 * at + 1]) << 32,
+        2 => u64::from(words[at / 2] >> (at % 2 * 16) & 0xffff),
+        _ => u64::from(words[at / 4] >> (at % 4 * 8) & 0xff),
+    }
+}
+
+/// Puts a number in its place among those of a vector, where zeros are.
+#[inline]
+fn put_element(words: &mut [u32; 4], at: usize, bytes: u64, value: u64) {
+    match bytes {
+        4 => words[at] = value as u32,
+        8 => (words[2 * at], words[2 * at + 1]) = (value as u32, (value >> 32) as u32),
+        2 => words[at / 2] |= (value as u32 & 0xffff) << (at % 2 * 16),
+        _ => words[at / 4] |= (value as u32 & 0xff) << (at % 4 * 8),
+    }
 }

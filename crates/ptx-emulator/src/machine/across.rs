@@ -11,7 +11,13 @@ impl Block<'_> {
     /// Runs the instruction for the lanes of a set.
     pub(crate) fn across(&mut self, warp: &mut Warp, set: u32, at: usize) -> Outcome<()> {
         let program = self.program;
-        match program.instructions[at].op {
+        let (op, counter) = (&program.instructions[at].op, program.instructions[at].counter);
+        // PTX leaves it open what these do in a warp that is not whole.
+        if matches!(op, Op::MatrixLoad { .. } | Op::MatrixMultiply { .. }) && set != u32::MAX {
+            let kind = FaultKind::WarpSyncNotReached { mask: u32::MAX, missing: !set };
+            return Err((set.trailing_zeros(), kind));
+        }
+        match *op {
             // Only a meeting of all orders every access before it with every one after.
             Op::WarpBarrier { .. } => warp.meetings += u32::from(set == warp.live),
             Op::Shuffle { how, to, valid, value, lane, clamp, .. } => {
@@ -45,6 +51,20 @@ impl Block<'_> {
                 };
                 warp.set_predicate(to, if holds { u32::MAX } else { 0 }, set);
             }
+            Op::Match { all, to, valid, value, .. } => {
+                let value = *warp.register(value);
+                let mut out = [0; 32];
+                for lane in lanes(set) {
+                    let alike = lanes(set).filter(|&other| value[other] == value[lane]);
+                    let alike = alike.fold(0u32, |mask, other| mask | 1 << other);
+                    out[lane] = u64::from(if all && alike != set { 0 } else { alike });
+                }
+                warp.set(to, &out, set);
+                if let Some(valid) = valid {
+                    let all = lanes(set).all(|lane| out[lane] != 0);
+                    warp.set_predicate(valid, if all { u32::MAX } else { 0 }, set);
+                }
+            }
             Op::Reduce { what, signed, to, value, .. } => {
                 let ty = if signed { Type::S32 } else { Type::U32 };
                 let value = warp.register(value);
@@ -55,7 +75,9 @@ impl Block<'_> {
                 let kind = FaultKind::WarpSyncNotReached { mask: u32::MAX, missing: !set };
                 return Err((set.trailing_zeros(), kind));
             }
-            Op::MatrixLoad { ref to, at, transposed } => return self.matrix_load(warp, to, at, transposed),
+            Op::MatrixLoad { ref to, at, transposed } => {
+                return self.matrix_load(warp, counter, to, at, transposed);
+            }
             Op::MatrixMultiply { ty, ref to, ref a, ref b, ref c, .. } => {
                 return self.matrix_multiply(warp, ty, to, a, b, c);
             }

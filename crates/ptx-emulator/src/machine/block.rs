@@ -5,13 +5,13 @@ use crate::machine::lanes;
 use crate::machine::launch::Shape;
 use crate::machine::shared::Shared;
 use crate::machine::warp::{Group, State, Warp};
-use crate::memory::Memory;
+use crate::memory::Table;
 use crate::profile::Profile;
-use crate::program::{Filled, Op, Program};
+use crate::program::{Filled, Op, Program, Together};
 
 pub(crate) struct Block<'a> {
     pub program: &'a Program,
-    pub memory: &'a Memory,
+    pub memory: &'a Table,
     pub params: &'a [u8],
     pub source: &'a str,
     pub shape: &'a Shape,
@@ -21,43 +21,53 @@ pub(crate) struct Block<'a> {
     pub profile: Profile,
     /// Warp instructions that may still run.
     pub budget: u64,
+    warps: Vec<Warp<'a>>,
 }
 
-impl Block<'_> {
-    /// Runs the block to its end.
-    pub(crate) fn run(&mut self) -> Result<(), Box<Fault>> {
+impl<'a> Block<'a> {
+    /// A place for blocks of a launch to run in, one after another.
+    pub(crate) fn new(
+        program: &'a Program,
+        memory: &'a Table,
+        params: &'a [u8],
+        source: &'a str,
+        shape: &'a Shape,
+    ) -> Self {
+        let shared = Shared::new(program.shared_bytes + u64::from(shape.dynamic_shared), shape.races);
+        let warps = (0..shape.threads().div_ceil(32)).map(|index| Warp::new(index, program)).collect();
+        let profile = Profile::of(&program.counted);
+        Self { program, memory, params, source, shape, index: [0; 3], shared, profile, budget: 0, warps }
+    }
+
+    /// Runs a block to its end.
+    pub(crate) fn run(&mut self, index: [u32; 3]) -> Result<(), Box<Fault>> {
+        self.index = index;
+        self.budget = self.shape.instruction_limit;
+        self.shared.restart();
+        let mut warps = std::mem::take(&mut self.warps);
+        let result = self.run_warps(&mut warps);
+        self.warps = warps;
+        result
+    }
+
+    fn run_warps(&mut self, warps: &mut [Warp]) -> Result<(), Box<Fault>> {
         let threads = self.shape.threads();
-        let mut warps: Vec<Warp> = (0..threads.div_ceil(32)).map(|w| self.warp(w, threads)).collect();
+        for warp in &mut *warps {
+            let present = (threads - warp.index * 32).min(32);
+            warp.restart(self.program, u32::MAX >> (32 - present));
+            for &(reg, what) in &self.program.filled {
+                let index = warp.index;
+                *warp.register_mut(reg) = std::array::from_fn(|lane| self.filled(what, index, lane as u32));
+            }
+        }
         loop {
-            for warp in &mut warps {
+            for warp in &mut *warps {
                 self.run_warp(warp)?;
             }
             if warps.iter().all(|w| w.groups.is_empty()) {
                 return Ok(());
             }
-            self.release(&mut warps, threads)?;
-        }
-    }
-
-    fn warp(&self, index: u32, threads: u32) -> Warp {
-        let present = (threads - index * 32).min(32);
-        let live = u32::MAX >> (32 - present);
-        let mut registers = vec![[0; 32]; self.program.registers];
-        for &(reg, what) in &self.program.filled {
-            registers[reg as usize] = std::array::from_fn(|lane| self.filled(what, index, lane as u32));
-        }
-        let local = self.program.local_bytes as usize * 32;
-        Warp {
-            index,
-            registers,
-            predicates: vec![0; self.program.predicates],
-            groups: vec![Group { at: 0, lanes: live, state: State::Running }],
-            live,
-            meetings: 0,
-            pending: Vec::new(),
-            committed: [0; 32],
-            local: vec![0; local],
-            local_written: vec![false; local],
+            self.release(warps, threads)?;
         }
     }
 
@@ -129,6 +139,7 @@ impl Block<'_> {
             | Op::Shuffle { mask, .. }
             | Op::Ballot { mask, .. }
             | Op::VotePredicate { mask, .. }
+            | Op::Match { mask, .. }
             | Op::Reduce { mask, .. } => warp.register(*mask)[lane as usize] as u32,
             _ => u32::MAX,
         }
@@ -151,6 +162,18 @@ impl Block<'_> {
             let absent = (0..threads).find(|&t| !here(t)).unwrap_or(waiting);
             let kind = FaultKind::BarrierNotReached { missing: threads - arrived, waiting };
             return Err(self.fault(first.at, absent, kind));
+        }
+        if let Op::Barrier { reduction: Some((to, from)), .. } = self.program.instructions[first.at].op {
+            let holds = |w: &Warp| w.groups.iter().fold(0, |lanes, g| lanes | g.lanes) & w.predicate(from);
+            let count: u32 = warps.iter().map(|w| holds(w).count_ones()).sum();
+            let all = |holds| if holds { u32::MAX } else { 0 };
+            for warp in &mut *warps {
+                match to {
+                    Together::Count(to) => *warp.register_mut(to) = [count.into(); 32],
+                    Together::All(to) => warp.set_predicate(to, all(count == threads), u32::MAX),
+                    Together::Any(to) => warp.set_predicate(to, all(count > 0), u32::MAX),
+                }
+            }
         }
         for warp in warps {
             for group in &mut warp.groups {

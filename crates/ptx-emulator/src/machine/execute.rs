@@ -1,5 +1,7 @@
 //! One instruction of a warp.
 
+use crate::arith::int;
+use crate::fault::FaultKind;
 use crate::machine::Outcome;
 use crate::machine::block::Block;
 use crate::machine::warp::{Group, State, Warp};
@@ -20,6 +22,7 @@ impl Block<'_> {
                 | Op::Ballot { .. }
                 | Op::VotePredicate { .. }
                 | Op::Reduce { .. }
+                | Op::Match { .. }
                 | Op::MatrixLoad { .. }
                 | Op::MatrixMultiply { .. }
         );
@@ -39,13 +42,27 @@ impl Block<'_> {
                 }
                 Ok(())
             }
+            Op::BranchIndexed { index, ref to } => {
+                warp.groups[current].lanes &= !active;
+                warp.groups[current].at += 1;
+                let index = *warp.register(index);
+                for lane in super::lanes(active) {
+                    let labels = to.len();
+                    let at = *to.get(index[lane] as usize).ok_or_else(|| {
+                        (lane as u32, FaultKind::NoSuchLabel { index: index[lane] as u32, labels })
+                    })?;
+                    warp.groups.push(Group { at, lanes: 1 << lane, state: State::Running });
+                }
+                Ok(())
+            }
+            Op::Trap => Err((active.trailing_zeros(), FaultKind::Trap)),
             Op::Exit => {
                 warp.live &= !active;
                 warp.groups[current].lanes &= !active;
                 warp.groups[current].at += 1;
                 Ok(())
             }
-            Op::Barrier { id, threads } => {
+            Op::Barrier { id, threads, .. } => {
                 let lane = active.trailing_zeros() as usize;
                 let id = warp.register(id)[lane] as u32;
                 let threads = threads.map(|n| warp.register(n)[lane] as u32);
@@ -53,7 +70,7 @@ impl Block<'_> {
             }
             _ if sync => self.together(warp, current, active, |block, warp, set| block.across(warp, set, at)),
             ref op => {
-                self.plain(warp, active, op)?;
+                self.plain(warp, active, instruction.counter, op)?;
                 warp.groups[current].at += 1;
                 Ok(())
             }
@@ -61,20 +78,35 @@ impl Block<'_> {
     }
 
     /// An instruction after which the lanes go on to the next.
-    fn plain(&mut self, warp: &mut Warp, active: u32, op: &Op) -> Outcome<()> {
+    fn plain(&mut self, warp: &mut Warp, active: u32, counter: usize, op: &Op) -> Outcome<()> {
         match *op {
             Op::Map { run, to, from: [a, b, c, d] } => {
                 let mut out = [0; 32];
                 run([warp.register(a), warp.register(b), warp.register(c), warp.register(d)], &mut out);
                 warp.set(to, &out, active);
             }
+            Op::Carry { what, ty, to, from, carry, takes, gives } => {
+                let [a, b, c] = from.map(|r| warp.register(r));
+                let before = if takes { warp.predicates[carry as usize] } else { 0 };
+                let (mut out, mut after) = ([0; 32], 0);
+                for lane in 0..32 {
+                    let sources = [a[lane], b[lane], c[lane]];
+                    let (value, carried) = int::carried(what, ty, sources, before >> lane & 1 == 1);
+                    out[lane] = value;
+                    after |= u32::from(carried) << lane;
+                }
+                warp.set(to, &out, active);
+                if gives {
+                    warp.set_predicate(carry, after, active);
+                }
+            }
             Op::Convert { ref how, to, from } => {
-                let out = warp.register(from).map(|x| how.apply(x));
+                let out = how.apply_all(warp.register(from));
                 warp.set(to, &out, active);
             }
             Op::ConvertPair { ref how, to, from: [high, low] } => {
-                let (high, low) = (warp.register(high), warp.register(low));
-                let out = std::array::from_fn(|i| how.apply(high[i]) << 16 | how.apply(low[i]));
+                let (high, low) = (how.apply_all(warp.register(high)), how.apply_all(warp.register(low)));
+                let out = std::array::from_fn(|i| high[i] << 16 | low[i]);
                 warp.set(to, &out, active);
             }
             Op::Test { run, to, opposite, from: [a, b], with } => {
@@ -122,17 +154,17 @@ impl Block<'_> {
                 }
             }
             Op::Load { space, bytes, sign, ref to, at } => {
-                return self.load(warp, active, space, bytes, sign, to, at);
+                return self.load(warp, active, counter, space, bytes, sign, to, at);
             }
             Op::Store { space, bytes, ref from, at } => {
-                return self.store(warp, active, space, bytes, from, at);
+                return self.store(warp, active, counter, space, bytes, from, at);
             }
             Op::Atomic { space, what, ty, to, at, from } => {
-                return self.atomic(warp, active, space, what, ty, to, at, from);
+                return self.atomic(warp, active, counter, space, what, ty, to, at, from);
             }
             Op::ActiveMask { to } => warp.set(to, &[active.into(); 32], active),
             Op::AsyncCopy { bytes, to, from, source_bytes } => {
-                return self.async_copy(warp, active, bytes, to, from, source_bytes);
+                return self.async_copy(warp, active, counter, bytes, to, from, source_bytes);
             }
             Op::AsyncCommit => {
                 for lane in super::lanes(active) {

@@ -1,25 +1,29 @@
 //! Modules and launches: the face of the crate.
 
 use std::num::NonZero;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::ast::Storage;
 use crate::decode::{Symbols, decode};
 use crate::error::{Located, ParseError};
 use crate::fault::Fault;
 use crate::machine::block::Block;
-use crate::machine::shared::Shared;
 use crate::memory::{Memory, MemoryError};
 use crate::parse::parse;
 use crate::profile::Profile;
 use crate::program::Program;
+
+/// Warp instructions that take about as long as a thread to start.
+const WORTH_A_THREAD: u64 = 2000;
 
 /// A module that can be launched: decoded, its variables in memory.
 #[derive(Debug)]
 pub struct Module {
     source: String,
     programs: Vec<Program>,
+    /// Where its variables lie.
+    variables: Vec<u64>,
 }
 
 /// A module that could not be loaded.
@@ -90,6 +94,7 @@ pub(crate) struct Shape {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub instruction_limit: u64,
+    pub races: bool,
 }
 
 impl Shape {
@@ -159,15 +164,27 @@ impl Arg {
 
 impl Module {
     /// Reads a module and puts its variables into memory.
-    pub fn load(source: &str, memory: &mut Memory) -> Result<Self, LoadError> {
-        let parsed = parse(source)?;
-        let located = |e: Located| e.in_source(source);
+    pub fn load(source: &str, memory: &Memory) -> Result<Self, LoadError> {
+        let mut module = Self { source: source.to_owned(), programs: Vec::new(), variables: Vec::new() };
+        match module.read(memory) {
+            Ok(()) => Ok(module),
+            Err(error) => {
+                module.unload(memory)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn read(&mut self, memory: &Memory) -> Result<(), LoadError> {
+        let parsed = parse(&self.source)?;
+        let located = |e: Located| e.in_source(&self.source);
         let mut symbols = Symbols::default();
         for variable in &parsed.variables {
             let mut address = 0;
             if matches!(variable.storage, Storage::Global | Storage::Const) {
                 let read_only = variable.storage == Storage::Const;
                 address = memory.allocate_as(&variable.name, variable.bytes, read_only)?;
+                self.variables.push(address);
                 // What has no initial value is zero.
                 let mut bytes = variable.initial.clone();
                 bytes.resize(variable.bytes as usize, 0);
@@ -176,13 +193,24 @@ impl Module {
             symbols.add(variable, address).map_err(located)?;
         }
         let programs = parsed.entries.iter().map(|e| decode(e, &symbols));
-        let programs = programs.collect::<Result<_, _>>().map_err(located)?;
-        Ok(Self { source: source.to_owned(), programs })
+        self.programs = programs.collect::<Result<_, _>>().map_err(located)?;
+        Ok(())
+    }
+
+    /// Gives back the memory of the module's variables, which stays theirs otherwise. The memory must be that which the
+    /// module was loaded into.
+    pub fn unload(self, memory: &Memory) -> Result<(), MemoryError> {
+        self.variables.iter().try_for_each(|&address| memory.free(address))
     }
 
     /// The names of the kernels.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.programs.iter().map(|p| p.name.as_str())
+    }
+
+    /// The text of a line of the source, counted from 1, trimmed.
+    pub fn line(&self, line: u32) -> &str {
+        self.source.lines().nth((line as usize).wrapping_sub(1)).unwrap_or("").trim()
     }
 
     /// Runs a kernel to its end.
@@ -201,61 +229,54 @@ impl Module {
         launch.check(program)?;
         let params = arguments(program, args)?;
         let &Launch { grid, block, dynamic_shared, instruction_limit, .. } = launch;
-        let shape = Shape { grid, block, dynamic_shared, instruction_limit };
+        let shape = Shape { grid, block, dynamic_shared, instruction_limit, races: launch.races };
         let blocks = grid.iter().map(|&n| u64::from(n)).product::<u64>();
         let threads = if program.ordered { NonZero::new(1) } else { launch.threads };
         let threads = threads.or(std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+        let memory = memory.table();
         let next = AtomicU64::new(0);
         // The lowest block that faulted so far: blocks above it need not run, those below it must.
         let lowest = AtomicU64::new(u64::MAX);
-        let result = Mutex::new((Profile::default(), None::<(u64, Box<Fault>)>));
-        let work = || {
-            let mut sum = Profile::default();
+        let result = Mutex::new((Profile::of(&program.counted), None::<(u64, Box<Fault>)>));
+        // Runs blocks until there are none left, or until `enough` says so of what ran.
+        let work = |block: &mut Block, enough: &dyn Fn(&Profile) -> bool| {
             let mut fault = None;
-            loop {
+            while !enough(&block.profile) {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 if index >= blocks || index > lowest.load(Ordering::Relaxed) {
                     break;
                 }
-                let mut block = Block {
-                    program,
-                    memory,
-                    params: &params,
-                    source: &self.source,
-                    shape: &shape,
-                    index: unravel(index, grid),
-                    shared: Shared::new(program.shared_bytes + u64::from(dynamic_shared), launch.races),
-                    profile: Profile::default(),
-                    budget: instruction_limit,
-                };
-                if let Err(found) = block.run() {
+                if let Err(found) = block.run(unravel(index, grid)) {
                     lowest.fetch_min(index, Ordering::Relaxed);
                     fault = Some((index, found));
                     break;
                 }
-                sum += &block.profile;
             }
-            let mut result = result.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            result.0 += &sum;
+            let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+            result.0.gather(&mut block.profile);
             if let Some(fault) = fault
                 && result.1.as_ref().is_none_or(|other| fault.0 < other.0)
             {
                 result.1 = Some(fault);
             }
         };
-        let workers = (threads as u64).min(blocks);
-        if workers == 1 {
-            work();
-        } else {
+        let new = || Block::new(program, &memory, &params, &self.source, &shape);
+        let mut own = new();
+        // What is done before a thread has started is not worth one.
+        work(&mut own, &|profile| threads > 1 && profile.total().warps >= WORTH_A_THREAD);
+        let left = blocks.saturating_sub(next.load(Ordering::Relaxed));
+        let others = (threads as u64 - 1).min(left.saturating_sub(1));
+        if left > 0 {
             std::thread::scope(|scope| {
-                for _ in 0..workers {
-                    scope.spawn(work);
+                for _ in 0..others {
+                    scope.spawn(|| work(&mut new(), &|_| false));
                 }
+                work(&mut own, &|_| false);
             });
         }
-        match result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match result.into_inner().unwrap_or_else(PoisonError::into_inner) {
             (_, Some((_, fault))) => Err(fault.into()),
-            (profile, None) => Ok(profile),
+            (profile, None) => Ok(profile.finish()),
         }
     }
 }

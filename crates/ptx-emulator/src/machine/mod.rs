@@ -1,6 +1,7 @@
 //! The machine: blocks of warps that run a program.
 
 mod access;
+mod accesses;
 mod across;
 mod atomic;
 mod block;

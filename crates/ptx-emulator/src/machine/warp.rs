@@ -1,8 +1,8 @@
 //! A warp: its registers, and where its lanes are.
 
 use crate::arith::Lanes;
-use crate::machine::shared::Who;
-use crate::program::{Pred, PredSource, Reg};
+use crate::machine::accesses::Who;
+use crate::program::{Pred, PredSource, Program, Reg};
 
 /// Lanes that are at one place.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +27,15 @@ pub(crate) struct Pending {
     pub lane: u32,
     pub group: u64,
     pub to: u64,
-    pub data: Vec<u8>,
+    pub bytes: usize,
+    pub data: [u8; 16],
 }
 
 #[derive(Debug)]
-pub(crate) struct Warp {
+pub(crate) struct Warp<'a> {
     pub index: u32,
-    pub registers: Vec<Lanes>,
+    constants: &'a [Lanes],
+    registers: Vec<Lanes>,
     pub predicates: Vec<u32>,
     pub groups: Vec<Group>,
     /// Lanes that are threads and have not ended.
@@ -48,7 +50,39 @@ pub(crate) struct Warp {
     pub local_written: Vec<bool>,
 }
 
-impl Warp {
+impl<'a> Warp<'a> {
+    pub(crate) fn new(index: u32, program: &'a Program) -> Self {
+        let local = program.local_bytes as usize * 32;
+        Self {
+            index,
+            constants: &program.constants,
+            registers: vec![[0; 32]; program.registers],
+            predicates: vec![0; program.predicates],
+            groups: Vec::new(),
+            live: 0,
+            meetings: 0,
+            pending: Vec::new(),
+            committed: [0; 32],
+            local: vec![0; local],
+            local_written: vec![false; local],
+        }
+    }
+
+    /// At the start of the program, with these lanes. Special registers are the block's to fill.
+    pub(crate) fn restart(&mut self, program: &Program, live: u32) {
+        for &reg in &program.zeroed {
+            *self.register_mut(reg) = [0; 32];
+        }
+        self.predicates.fill(0);
+        self.groups.clear();
+        self.groups.push(Group { at: 0, lanes: live, state: State::Running });
+        self.live = live;
+        self.meetings = 0;
+        self.pending.clear();
+        self.committed = [0; 32];
+        self.local_written.fill(false);
+    }
+
     pub(crate) fn who(&self, lane: u32) -> Who {
         Who { thread: self.index * 32 + lane, meeting: self.meetings }
     }
@@ -63,21 +97,31 @@ impl Warp {
         *p = *p & !active | value & active;
     }
 
+    #[inline]
     pub(crate) fn register(&self, r: Reg) -> &Lanes {
-        &self.registers[r as usize]
+        let r = r as usize;
+        match self.constants.get(r) {
+            Some(constant) => constant,
+            None => &self.registers[r - self.constants.len()],
+        }
+    }
+
+    /// A register that is no constant.
+    #[inline]
+    pub(crate) fn register_mut(&mut self, r: Reg) -> &mut Lanes {
+        &mut self.registers[r as usize - self.constants.len()]
     }
 
     /// Writes the active lanes of a register.
+    #[inline]
     pub(crate) fn set(&mut self, r: Reg, value: &Lanes, active: u32) {
-        let to = &mut self.registers[r as usize];
+        let to = self.register_mut(r);
         if active == u32::MAX {
             *to = *value;
             return;
         }
         for (lane, (to, value)) in to.iter_mut().zip(value).enumerate() {
-            if active >> lane & 1 == 1 {
-                *to = *value;
-            }
+            *to = if active >> lane & 1 == 1 { *value } else { *to };
         }
     }
 

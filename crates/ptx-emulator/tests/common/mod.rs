@@ -24,8 +24,8 @@ pub struct Ran {
 
 /// Runs a body over `a`, which holds these words, and `b`, as many bytes of it as asked for, unwritten.
 pub fn run(body: &str, launch: &Launch, a: &[u32], b: u64) -> Ran {
-    let mut memory = Memory::new();
-    let module = Module::load(&around(body), &mut memory).unwrap_or_else(|e| panic!("{e}"));
+    let memory = Memory::new();
+    let module = Module::load(&around(body), &memory).unwrap_or_else(|e| panic!("{e}"));
     let from = memory.allocate("a", a.len() as u64 * 4).unwrap();
     let bytes: Vec<u8> = a.iter().flat_map(|v| v.to_le_bytes()).collect();
     memory.write(from, &bytes).unwrap();
@@ -56,7 +56,7 @@ pub fn fault(body: &str, threads: u32) -> Fault {
 
 /// What is said of a module that cannot be loaded.
 pub fn refusal(source: &str) -> ptx_emulator::ParseError {
-    match Module::load(source, &mut Memory::new()) {
+    match Module::load(source, &Memory::new()) {
         Err(LoadError::Parse(error)) => error,
         other => panic!("not refused: {other:?}"),
     }
@@ -68,3 +68,12 @@ pub const STORE: &str = "mul.wide.u32 %rd9, %r1, 4; add.s64 %rd9, %rd9, %rd2; st
 pub const LOAD: &str = "mul.wide.u32 %rd8, %r1, 4; add.s64 %rd8, %rd8, %rd1; ld.global.u32 %r2, [%rd8];\n";
 /// `%r3` is the address of this thread's word of `room`.
 pub const ROOM: &str = "mov.u32 %r3, room; shl.b32 %r4, %r1, 2; add.s32 %r3, %r3, %r4;\n";
+
+pub fn lanes(f: impl Fn(u32) -> u32) -> Vec<u32> {
+    (0..32).map(f).collect()
+}
+
+/// A list of one range.
+pub fn one(range: std::ops::Range<u64>) -> Vec<std::ops::Range<u64>> {
+    vec![range]
+}

@@ -1,0 +1,180 @@
+//! Plans need no device: that they hold to what kernels ask of them is asserted where they are made, for every one here.
+
+use crate::cuda::limits::Limits;
+use crate::cuda::plan::{Launch, Place};
+use crate::cuda::{history, light_conv, linear, modules};
+use crate::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
+use crate::{DType, Error, Normalize, Sequences, Window};
+
+/// An H100, and something small.
+const DEVICES: [Limits; 2] = [
+    Limits { capability: [9, 0], multiprocessors: 132, shared_memory: 227 << 10, blocks: i32::MAX as u32 },
+    Limits { capability: [8, 7], multiprocessors: 4, shared_memory: 163 << 10, blocks: i32::MAX as u32 },
+];
+
+/// Sequences of every layout, short and long, few and many.
+fn sequences() -> Vec<Sequences> {
+    let offsets: Vec<usize> = (0..200).map(|i| i * i / 3).collect();
+    vec![
+        Sequences::batch(1, 1).unwrap(),
+        Sequences::batch(3, 0).unwrap(),
+        Sequences::batch(8, 4096).unwrap(),
+        Sequences::batch(1, 1 << 20).unwrap(),
+        Sequences::batch(100_000, 7).unwrap(),
+        Sequences::padded(513, &[513, 0, 7]).unwrap(),
+        Sequences::packed(&[0, 0, 1, 300]).unwrap(),
+        Sequences::packed(&offsets).unwrap(),
+    ]
+}
+
+fn types() -> impl Iterator<Item = (DType, DType)> {
+    DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)])
+}
+
+/// Fails unless the module has the kernel.
+fn assert_there(launch: &Launch) {
+    let entry = format!(".entry {}(", launch.entry);
+    assert!(launch.module.ptx.contains(&entry), "{} has no {}", launch.module.name, launch.entry);
+    assert!(launch.grid > 0 && (launch.block == 256 || launch.block == 128), "{launch:?}");
+}
+
+#[test]
+fn every_light_conv_has_a_plan() {
+    let windows =
+        [1, 2, 3, 17, 18, 31, 33, 65, 66, 127, 129, 130, 700, 100_000].into_iter().flat_map(|width| {
+            [1, 2, 7, 1000].map(|dilation| Window::causal(width).unwrap().dilated(dilation).unwrap())
+        });
+    let mut entries = std::collections::BTreeSet::new();
+    for window in windows {
+        for (channels, heads) in [
+            (1, 1),
+            (3, 3),
+            (3, 1),
+            (64, 64),
+            (60, 3),
+            (100, 5),
+            (512, 8),
+            (1024, 16),
+            (1024, 1024),
+            (4099, 1),
+        ] {
+            for sequences in sequences() {
+                for (dtype, parameters) in types() {
+                    for normalize in [Normalize::None, Normalize::SoftmaxInRange] {
+                        let conv = Convolution::new(sequences.shape(), channels, heads, window, dtype)
+                            .and_then(|conv| conv.with_parameters(parameters))
+                            .unwrap()
+                            .with_normalize(normalize);
+                        let problem = LightConvProblem::new(conv);
+                        let places = light_conv::Places::contiguous(channels);
+                        for limits in &DEVICES {
+                            let plan = light_conv::plan(&problem, &places, true, limits);
+                            let Some(launch) = plan.unwrap() else {
+                                assert_eq!(sequences.shape().tokens(), 0);
+                                continue;
+                            };
+                            assert_there(&launch);
+                            entries.insert((launch.module.name, launch.entry));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // Four kernels by multiply-adds of each type, and four by products of matrices of two.
+    assert_eq!(entries.len(), 3 * 4 + 2 * 4, "{entries:?}");
+}
+
+/// Products of matrices take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.
+#[test]
+fn tensor_cores_take_what_they_are_good_for() {
+    for (dtype, head_channels, width, expected) in [
+        (DType::BF16, 16, 1, "light_conv_2"),
+        (DType::BF16, 16, 17, "light_conv_2"),
+        (DType::F16, 17, 18, "light_conv_3"),
+        (DType::F16, 64, 33, "light_conv_3"),
+        (DType::F16, 64, 34, "light_conv_5"),
+        (DType::F16, 64, 66, "light_conv_9"),
+        (DType::F16, 64, 129, "light_conv_9"),
+        (DType::F16, 64, 130, "light_conv"),
+        (DType::F16, 15, 31, "light_conv_split"),
+        (DType::F32, 64, 31, "light_conv"),
+    ] {
+        let shape = Sequences::batch(2, 100).unwrap().shape();
+        let window = Window::causal(width).unwrap();
+        let conv = Convolution::new(shape, 2 * head_channels, 2, window, dtype).unwrap();
+        let places = light_conv::Places::contiguous(2 * head_channels);
+        let plan = light_conv::plan(&LightConvProblem::new(conv), &places, false, &DEVICES[0]);
+        assert_eq!(plan.unwrap().unwrap().entry, expected, "{dtype}, R = {head_channels}, K = {width}");
+    }
+}
+
+#[test]
+fn every_linear_layer_has_a_plan() {
+    for (rows, inputs, outputs) in
+        [(0, 1, 1), (1, 1, 1), (7, 300, 5), (128, 64, 128), (40_000, 1024, 4096), (1 << 30, 8, 3)]
+    {
+        for (dtype, parameters) in types() {
+            let problem = LinearProblem::new(rows, inputs, outputs, dtype)
+                .and_then(|problem| problem.with_parameters(parameters))
+                .unwrap();
+            for limits in &DEVICES {
+                match linear::plan(&problem, &linear::Places::contiguous(&problem), limits).unwrap() {
+                    Some(launch) => assert_there(&launch),
+                    None => assert_eq!(rows, 0),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_history_has_a_plan() {
+    for (window, channels) in [(1, 3), (2, 1), (31, 512), (4, 6)] {
+        for sequences in sequences() {
+            for dtype in DType::ALL {
+                let window = Window::causal(window).unwrap();
+                let conv = Convolution::new(sequences.shape(), channels, 1, window, dtype).unwrap();
+                let places = [Place::contiguous(channels); 3];
+                let problem = HistoryProblem::new(conv).unwrap();
+                let plan = history::plan(&problem, places, true, &DEVICES[0]).unwrap();
+                assert_eq!(plan.is_none(), window.width() == 1);
+                plan.iter().for_each(assert_there);
+            }
+        }
+    }
+}
+
+/// What kernels cannot count, and grids that no device takes, are errors with both numbers.
+#[test]
+fn what_is_too_large_is_refused() {
+    let far = Sequences::batch(1, 1 << 31).unwrap();
+    let conv = Convolution::new(far.shape(), 1, 1, Window::causal(1).unwrap(), DType::F32).unwrap();
+    let places = light_conv::Places::contiguous(1);
+    let refused = light_conv::plan(&LightConvProblem::new(conv), &places, false, &DEVICES[0]);
+    assert!(matches!(refused, Err(Error::Limit { limit: 0x7fff_ffff, .. })), "{refused:?}");
+
+    let problem = LinearProblem::new(1 << 31, 1, 1, DType::F32).unwrap();
+    let refused = linear::plan(&problem, &linear::Places::contiguous(&problem), &DEVICES[0]);
+    assert!(matches!(refused, Err(Error::Limit { needed: 0x8000_0000, .. })), "{refused:?}");
+
+    let few = Limits { blocks: 10, ..DEVICES[0] };
+    let many = Sequences::batch(11, 5).unwrap();
+    let conv = Convolution::new(many.shape(), 8, 1, Window::causal(3).unwrap(), DType::F32).unwrap();
+    let places = light_conv::Places::contiguous(8);
+    let refused = light_conv::plan(&LightConvProblem::new(conv), &places, false, &few).unwrap_err();
+    let expected = Error::Limit { what: "blocks of", of: "light_conv", needed: 11, limit: 10 };
+    assert_eq!(refused, expected);
+}
+
+/// The kernels take less than 6 MB of an executable.
+#[test]
+fn kernels_are_small() {
+    let all = [modules::HISTORY]
+        .into_iter()
+        .chain(DType::ALL.map(modules::light_conv))
+        .chain(DType::ALL.into_iter().filter_map(modules::light_conv_toeplitz))
+        .chain(types().map(|(dtype, parameters)| modules::linear(dtype, parameters)));
+    let sizes: std::collections::BTreeMap<_, _> = all.map(|module| (module.name, module.ptx.len())).collect();
+    assert!(sizes.values().sum::<usize>() < 6_000_000, "{sizes:?}");
+}

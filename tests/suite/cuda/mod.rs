@@ -1,0 +1,10 @@
+//! What only the CUDA room has, on a GPU or on the emulator.
+
+#[cfg(feature = "emulator")]
+mod emulator;
+mod failure;
+mod own_buffers;
+mod refused;
+mod streams;
+#[cfg(feature = "emulator")]
+mod traffic;

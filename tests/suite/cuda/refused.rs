@@ -1,0 +1,281 @@
+//! What each wrong argument of the CUDA room is answered, before anything is launched.
+
+use lightspan::cuda::{
+    DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv, LightConvArgs, Linear,
+    LinearArgs, Rows, RowsMut,
+};
+use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
+use lightspan::{DType, Device, Error, Result, Sequences, Tensor, Window, ops};
+
+use crate::support::cuda::cuda_device;
+use crate::support::each;
+
+/// Tensors to make calls of.
+struct Bench {
+    device: Device,
+    gpu: Gpu,
+    /// 200 numbers of f32, and of f16.
+    some: Tensor,
+    halves: Tensor,
+    /// On another device.
+    elsewhere: Tensor,
+    /// Six tokens in two sequences, and others that do not fit.
+    good: DeviceSequences,
+    later: DeviceSequences,
+    other: DeviceSequences,
+    foreign: DeviceSequences,
+}
+
+const NUMBERS: usize = 200;
+
+fn sequences() -> [Sequences; 3] {
+    let good = Sequences::batch(2, 3).unwrap();
+    [good.clone(), good.after(&[0, 1]).unwrap(), Sequences::batch(3, 2).unwrap()]
+}
+
+/// Another device of the same kind: on a GPU another context would be needed, which cudarc shares, so the emulator.
+fn another() -> Option<Device> {
+    #[cfg(feature = "emulator")]
+    return Some(Device::cuda_emulated());
+    #[cfg(not(feature = "emulator"))]
+    None
+}
+
+impl Bench {
+    fn new() -> Option<Self> {
+        let (device, another) = (cuda_device()?, another()?);
+        let gpu = device.cuda_gpu().unwrap().clone();
+        let tensor = |dtype, device| Tensor::zeros(&[NUMBERS], dtype, device).unwrap();
+        let [good, later, other] = sequences().map(|list| DeviceSequences::new(&gpu, &list).unwrap());
+        let foreign = DeviceSequences::new(another.cuda_gpu().unwrap(), &sequences()[1]).unwrap();
+        Some(Bench {
+            some: tensor(DType::F32, &device),
+            halves: tensor(DType::F16, &device),
+            elsewhere: tensor(DType::F32, &another),
+            device,
+            gpu,
+            good,
+            later,
+            other,
+            foreign,
+        })
+    }
+
+    fn some(&self) -> Elements<'_> {
+        self.some.cuda().unwrap()
+    }
+
+    /// The last `len` numbers: there are no more.
+    fn last(&self, len: usize) -> Elements<'_> {
+        self.some().at(NUMBERS - len)
+    }
+
+    fn halves(&self) -> Elements<'_> {
+        self.halves.cuda().unwrap()
+    }
+
+    fn elsewhere(&self) -> Elements<'_> {
+        self.elsewhere.cuda().unwrap()
+    }
+
+    fn foreign(&self, tensor: &'static str) -> Error {
+        let (expected, got) = (self.gpu.name().to_owned(), "another device".to_owned());
+        Error::Device { tensor, expected, got }
+    }
+}
+
+/// H = 2, K = 3, a history of two tokens for each sequence.
+fn conv() -> Convolution {
+    let [good, ..] = sequences();
+    Convolution::new(good.shape(), 4, 2, Window::causal(3).unwrap(), DType::F32).unwrap()
+}
+
+fn missing(tensor: &'static str) -> Error {
+    Error::Missing { tensor }
+}
+
+fn surplus(tensor: &'static str) -> Error {
+    Error::Surplus { tensor }
+}
+
+/// They begin so near to the end that there is one number too few.
+fn short(tensor: &'static str) -> Error {
+    Error::Length { tensor, expected: NUMBERS + 1, got: NUMBERS }
+}
+
+fn halves(tensor: &'static str) -> Error {
+    Error::DType { tensor, expected: vec![DType::F32], got: DType::F16 }
+}
+
+fn stride(tensor: &'static str, channels: usize) -> Error {
+    Error::Stride { tensor, stride: channels - 1, channels }
+}
+
+fn other_sequences() -> Error {
+    let [good, _, other] = sequences();
+    Error::Sequences { expected: good.shape().to_string(), got: other.shape().to_string() }
+}
+
+/// Outputs to write into: one that fits, one of halves, one on another device.
+struct Outputs([Tensor; 3]);
+
+impl Outputs {
+    fn of(bench: &Bench) -> Self {
+        let tensor = |dtype, device| Tensor::zeros(&[NUMBERS], dtype, device).unwrap();
+        let other = bench.elsewhere.device();
+        Outputs([
+            tensor(DType::F32, &bench.device),
+            tensor(DType::F16, &bench.device),
+            tensor(DType::F32, other),
+        ])
+    }
+
+    fn get(&mut self, which: usize) -> ElementsMut<'_> {
+        self.0[which].cuda_mut().unwrap()
+    }
+
+    fn good(&mut self) -> RowsMut<'_> {
+        RowsMut::contiguous(self.get(0))
+    }
+}
+
+#[test]
+fn light_conv() {
+    /// A call that fits, but for what `change` does to it.
+    fn call(
+        bench: &Bench,
+        full: bool,
+        change: impl for<'a> FnOnce(&mut LightConvArgs<'a>, &'a Bench),
+        output: impl for<'a> FnOnce(&'a mut Outputs) -> RowsMut<'a>,
+    ) -> Result<()> {
+        let conv = conv().with_bias(full).with_history(full)?;
+        let operator = LightConv::new(&bench.gpu, LightConvProblem::new(conv))?;
+        let mut outputs = Outputs::of(bench);
+        let mut args = LightConvArgs {
+            sequences: &bench.good,
+            x: Rows::contiguous(bench.some()),
+            weight: bench.some(),
+            bias: full.then(|| bench.some()),
+            history: full.then(|| bench.some()),
+            y: output(&mut outputs),
+        };
+        change(&mut args, bench);
+        operator.launch(args)
+    }
+    let Some(bench) = Bench::new() else { return };
+    let (b, good) = (&bench, Outputs::good);
+    call(b, false, |_, _| (), good).unwrap();
+    call(b, true, |_, _| (), good).unwrap();
+    each([
+        (call(b, false, |args, b| args.sequences = &b.other, good), other_sequences()),
+        (call(b, false, |args, b| args.sequences = &b.later, good), missing("history")),
+        (call(b, true, |args, b| args.sequences = &b.foreign, good), b.foreign("sequences")),
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.last(23)), good), short("x")),
+        (call(b, false, |args, b| args.x = Rows::strided(b.some(), 3), good), stride("x", 4)),
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.halves()), good), halves("x")),
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.elsewhere()), good), b.foreign("x")),
+        (call(b, false, |args, b| args.weight = b.last(5), good), short("weight")),
+        (call(b, false, |args, b| args.weight = b.halves(), good), halves("weight")),
+        (call(b, false, |args, b| args.weight = b.elsewhere(), good), b.foreign("weight")),
+        (call(b, false, |args, b| args.bias = Some(b.some()), good), surplus("bias")),
+        (call(b, true, |args, _| args.bias = None, good), missing("bias")),
+        (call(b, true, |args, b| args.bias = Some(b.last(3)), good), short("bias")),
+        (call(b, false, |args, b| args.history = Some(b.some()), good), surplus("history")),
+        (call(b, true, |args, _| args.history = None, good), missing("history")),
+        (call(b, true, |args, b| args.history = Some(b.last(15)), good), short("history")),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(0).at(NUMBERS - 23))), short("y")),
+        (call(b, false, |_, _| (), |out| RowsMut::strided(out.get(0), 3)), stride("y", 4)),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(1))), halves("y")),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(2))), b.foreign("y")),
+        (
+            call(b, false, |args, b| args.x = Rows::strided(b.some(), usize::MAX), good),
+            Error::TooLarge { what: "x", sizes: vec![6, usize::MAX] },
+        ),
+        (
+            call(b, false, |args, b| args.weight = b.some().at(usize::MAX), good),
+            Error::TooLarge { what: "weight", sizes: vec![usize::MAX, 6] },
+        ),
+    ]);
+}
+
+#[test]
+fn linear() {
+    /// Five rows, W [4, 3]; a call that fits, but for what `change` does to it.
+    fn call(
+        bench: &Bench,
+        bias: bool,
+        change: impl for<'a> FnOnce(&mut LinearArgs<'a>, &'a Bench),
+        output: impl for<'a> FnOnce(&'a mut Outputs) -> RowsMut<'a>,
+    ) -> Result<()> {
+        let problem = LinearProblem::new(5, 3, 4, DType::F32)?.with_bias(bias);
+        let mut outputs = Outputs::of(bench);
+        let mut args = LinearArgs {
+            x: Rows::contiguous(bench.some()),
+            weight: bench.some(),
+            bias: bias.then(|| bench.some()),
+            y: output(&mut outputs),
+        };
+        change(&mut args, bench);
+        Linear::new(&bench.gpu, problem)?.launch(args)
+    }
+    let Some(bench) = Bench::new() else { return };
+    let (b, good) = (&bench, Outputs::good);
+    call(b, false, |_, _| (), good).unwrap();
+    call(b, true, |_, _| (), good).unwrap();
+    each([
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.last(14)), good), short("x")),
+        (call(b, false, |args, b| args.x = Rows::strided(b.some(), 2), good), stride("x", 3)),
+        (call(b, false, |args, b| args.weight = b.last(11), good), short("weight")),
+        (call(b, false, |args, b| args.weight = b.halves(), good), halves("weight")),
+        (call(b, false, |args, b| args.bias = Some(b.some()), good), surplus("bias")),
+        (call(b, true, |args, _| args.bias = None, good), missing("bias")),
+        (call(b, true, |args, b| args.bias = Some(b.elsewhere()), good), b.foreign("bias")),
+        (call(b, false, |_, _| (), |out| RowsMut::strided(out.get(0), 3)), stride("y", 4)),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(1))), halves("y")),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(2))), b.foreign("y")),
+    ]);
+}
+
+#[test]
+fn history() {
+    fn call(
+        bench: &Bench,
+        change: impl for<'a> FnOnce(&mut HistoryArgs<'a>, &'a Bench),
+        output: impl for<'a> FnOnce(&'a mut Outputs) -> ElementsMut<'a>,
+    ) -> Result<()> {
+        let mut outputs = Outputs::of(bench);
+        let mut args = HistoryArgs {
+            sequences: &bench.later,
+            x: Rows::contiguous(bench.some()),
+            history: bench.some(),
+            next: output(&mut outputs),
+        };
+        change(&mut args, bench);
+        History::new(&bench.gpu, HistoryProblem::new(conv())?)?.launch(args)
+    }
+    let Some(bench) = Bench::new() else { return };
+    let b = &bench;
+    call(b, |_, _| (), |out| out.get(0)).unwrap();
+    each([
+        (call(b, |args, b| args.sequences = &b.other, |out| out.get(0)), other_sequences()),
+        (call(b, |args, b| args.x = Rows::contiguous(b.last(23)), |out| out.get(0)), short("x")),
+        (call(b, |args, b| args.history = b.last(15), |out| out.get(0)), short("history")),
+        (call(b, |_, _| (), |out| out.get(0).at(NUMBERS - 15)), short("next")),
+        (call(b, |_, _| (), |out| out.get(1)), halves("next")),
+    ]);
+}
+
+/// On tensors too, and before anything is allocated: an operator that CUDA does not have yet says so.
+#[test]
+fn operators_without_kernels() {
+    let Some(device) = cuda_device() else { return };
+    let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
+    let (x, weight) = (tensor(&[2, 3, 4]), tensor(&[6, 4]));
+    let refused = |result: Result<Tensor>| match result {
+        Err(Error::Unavailable { backend: "cuda", reason }) => assert!(reason.contains("no CUDA kernels")),
+        other => panic!("{other:?}"),
+    };
+    let window = Window::causal(3).unwrap();
+    refused(ops::dynamic_conv(&x, &weight, 2, window, &Default::default()));
+    refused(ops::attention(&x, &x, &x, 2, &Default::default()));
+}

@@ -1,0 +1,152 @@
+//! What the emulator counts is what the plans predict, and that is little more than must move.
+
+use lightspan::cuda::{Gpu, LaunchProfile, LightConv, Linear, Traffic};
+use lightspan::problem::{Convolution, LightConvProblem, LinearProblem};
+use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
+use proptest::prelude::*;
+
+use crate::support::{Numbers, config, sequences};
+
+/// What `run` did on an emulated device, in one launch.
+fn profiled(device: &Device, run: impl FnOnce() -> Tensor) -> LaunchProfile {
+    let gpu = device.cuda_gpu().unwrap();
+    gpu.start_profile();
+    run();
+    let mut launches = gpu.take_profile();
+    assert_eq!(launches.len(), 1);
+    launches.remove(0)
+}
+
+fn assert_counted(launch: &LaunchProfile, predicted: Traffic) {
+    let (loads, stores) = (launch.profile.global_loads.sectors, launch.profile.global_stores.sectors);
+    let expected = (predicted.read + predicted.parameters, predicted.written);
+    assert_eq!((loads, stores), expected, "sectors read and written by {}", launch.entry);
+}
+
+/// Runs a light convolution without a bias, and holds its traffic against the prediction.
+fn light_conv(
+    gpu: &Gpu,
+    device: &Device,
+    conv: Convolution,
+    sequences: &Sequences,
+) -> (LaunchProfile, Traffic) {
+    let problem = LightConvProblem::new(conv);
+    let predicted = LightConv::new(gpu, problem).unwrap().traffic(sequences).unwrap();
+    let mut numbers = Numbers::new(7);
+    let x = numbers.draw(&sequences.shape().tensor(conv.channels()), conv.dtype(), 1.0).on(device);
+    let weight = numbers.draw(&problem.weight_shape(), conv.parameters(), 1.0).on(device);
+    let history =
+        conv.has_history().then(|| numbers.draw(&conv.history_shape(), conv.dtype(), 1.0).on(device));
+    let options = ops::ConvOptions {
+        bias: None,
+        normalize: conv.normalize(),
+        sequences: Some(sequences),
+        history: history.as_ref(),
+    };
+    let launch = profiled(device, || ops::light_conv(&x, &weight, conv.window(), &options).unwrap());
+    assert_counted(&launch, predicted);
+    (launch, predicted)
+}
+
+proptest! {
+    #![proptest_config(config(150))]
+
+    #[test]
+    fn light_conv_reads_and_writes_what_is_predicted(
+        sequences in prop_oneof![sequences(1..5, 1..60), sequences(1..3, 300..900)],
+        past in prop::collection::vec(0usize..100, 5),
+        (width, dilation, left) in (1usize..140, 1usize..4, any::<prop::sample::Index>()),
+        (columns, head_channels) in (1usize..4, prop::sample::select(&[1usize, 8, 16, 64][..])),
+        (dtype, wide) in (prop::sample::select(&DType::ALL[..]), any::<bool>()),
+        (softmax, history) in (any::<bool>(), any::<bool>()),
+    ) {
+        let tokens = sequences.shape().tokens();
+        if tokens == 0 {
+            return Ok(());
+        }
+        let reach = (width - 1) * dilation;
+        let left = if history { reach } else { left.index(reach + 1) };
+        let count = sequences.as_slice().len();
+        let sequences = if history { sequences.after(&past[..count]).unwrap() } else { sequences };
+        let channels = 64 * columns;
+        let window = Window::new(width, dilation, left).unwrap();
+        let conv = Convolution::new(sequences.shape(), channels, channels / head_channels, window, dtype)
+            .and_then(|conv| conv.with_parameters(if wide { DType::F32 } else { dtype }))
+            .and_then(|conv| conv.with_history(history))
+            .unwrap()
+            .with_normalize(if softmax { Normalize::Softmax } else { Normalize::None });
+        let device = Device::cuda_emulated();
+        light_conv(device.cuda_gpu().unwrap(), &device, conv, &sequences);
+    }
+}
+
+/// Long sequences move at most 1.15 times what must move, whatever the window: halos are short beside the tiles.
+#[test]
+fn halos_are_short() {
+    let device = Device::cuda_emulated();
+    let sequences = Sequences::batch(2, 20_000).unwrap();
+    let mut shares = vec![];
+    for (dtype, head_channels) in [(DType::F32, 16), (DType::BF16, 4), (DType::F16, 64)] {
+        for width in [3, 31, 63, 127] {
+            let window = Window::causal(width).unwrap();
+            let conv = Convolution::new(sequences.shape(), 64, 64 / head_channels, window, dtype).unwrap();
+            let (_, predicted) = light_conv(device.cuda_gpu().unwrap(), &device, conv, &sequences);
+            let share = predicted.token_bytes() as f64 / LightConvProblem::new(conv).bytes() as f64;
+            println!("{dtype}, {head_channels} channels a head, K = {width}: {share:.3} of the least");
+            shares.push(share);
+        }
+    }
+    assert!(shares.iter().all(|share| (1.0..=1.15).contains(share)), "{shares:?}");
+}
+
+/// The form by products of matrices meets no bank of the shared memory twice, but where it makes the bands.
+#[test]
+fn matrices_do_not_fight_for_banks() {
+    let device = Device::cuda_emulated();
+    for width in [7, 31, 63, 127] {
+        let sequences = Sequences::batch(1, 5_000).unwrap();
+        let window = Window::same(width).unwrap();
+        let conv = Convolution::new(sequences.shape(), 128, 2, window, DType::BF16).unwrap();
+        let (launch, _) = light_conv(device.cuda_gpu().unwrap(), &device, conv, &sequences);
+        let profile = &launch.profile;
+        println!(
+            "{} on {} blocks: {} conflicts of loads, {} of stores, {} passes",
+            launch.entry,
+            launch.grid,
+            profile.shared_loads.conflicts(),
+            profile.shared_stores.conflicts(),
+            profile.shared_loads.passes + profile.shared_stores.passes
+        );
+        assert!(profile.matrix_multiply_adds > 0);
+    }
+}
+
+#[test]
+fn linear_reads_and_writes_what_is_predicted() {
+    let device = Device::cuda_emulated();
+    let gpu = device.cuda_gpu().unwrap();
+    let types = DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)]);
+    for (dtype, parameters) in types {
+        for (rows, inputs, outputs) in
+            [(1, 64, 16), (130, 96, 192), (257, 256, 320), (300, 16, 64), (2500, 32, 1024)]
+        {
+            for bias in [false, true] {
+                let problem = LinearProblem::new(rows, inputs, outputs, dtype)
+                    .and_then(|problem| problem.with_parameters(parameters))
+                    .unwrap()
+                    .with_bias(bias);
+                let mut numbers = Numbers::new(3);
+                let x = numbers.draw(&[rows, inputs], dtype, 1.0).on(&device);
+                let weight = numbers.draw(&[outputs, inputs], parameters, 1.0).on(&device);
+                let biases = numbers.draw(&[outputs], parameters, 1.0).on(&device);
+                let options = ops::LinearOptions { bias: bias.then_some(&biases), ..Default::default() };
+                let launch = profiled(&device, || ops::linear(&x, &weight, &options).unwrap());
+                assert_counted(&launch, Linear::new(gpu, problem).unwrap().traffic());
+                // f32 never goes to the tensor cores; what goes there, goes with all of it.
+                let products = launch.profile.matrix_multiply_adds;
+                let all = (rows * inputs * outputs) as u64;
+                assert!(if dtype == DType::F32 { products == 0 } else { products >= all }, "{products}");
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use lightspan::cuda::{Elements, ElementsMut, Rows, RowsMut};
+use lightspan::reference::Estimate;
+use lightspan::{Backend, DType, Device, Element, Tensor, bf16, f16};
+use proptest::test_runner::TestCaseError;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::support::{Memory, Slot, Values, devices};
+
+/// The GPU that operators are tested on, or the emulator; where tests are to do without either, that is said.
+pub fn cuda_device() -> Option<Device> {
+    let wanted = [Backend::Cuda, Backend::CudaEmulated];
+    let device = devices().into_iter().find(|device| wanted.contains(&device.backend()));
+    if device.is_none() {
+        eprintln!("SKIPPED: this test is of the CUDA room only");
+    }
+    device
+}
+
+/// Puts tensors somewhere into memory that holds other things as well.
+pub struct Scatter<'a> {
+    device: &'a Device,
+    rng: SmallRng,
+    /// What offsets and gaps are multiples of: with 8, rows of 16-bit numbers may be aligned to 16 bytes.
+    step: usize,
+}
+
+/// A tensor that calls read, with NaN around it and between its rows.
+pub struct Input {
+    memory: Tensor,
+    slot: Slot,
+}
+
+/// A tensor that calls write, with other bits around it and between its rows.
+pub struct Output {
+    input: Input,
+    before: Vec<u8>,
+}
+
+impl<'a> Scatter<'a> {
+    pub fn new(device: &'a Device, seed: u64, step: usize) -> Self {
+        Scatter { device, rng: SmallRng::seed_from_u64(seed), step }
+    }
+
+    /// Rows of `width` numbers.
+    pub fn rows(&mut self, values: &Values, width: usize) -> Input {
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        let memory = match slot.hold(values) {
+            Memory::F32(data) => Tensor::from_slice(&data, &[data.len()], self.device),
+            Memory::F16(data) => Tensor::from_slice(&data, &[data.len()], self.device),
+            Memory::BF16(data) => Tensor::from_slice(&data, &[data.len()], self.device),
+        };
+        Input { memory: memory.unwrap(), slot }
+    }
+
+    /// Numbers side by side.
+    pub fn elements(&mut self, values: &Values) -> Input {
+        self.rows(values, values.data.len().max(1))
+    }
+
+    /// The same, where there are some.
+    pub fn optional(&mut self, values: &Option<Values>) -> Option<Input> {
+        values.as_ref().map(|values| self.elements(values))
+    }
+
+    /// Rows to write, of `width` numbers.
+    pub fn output(&mut self, rows: usize, width: usize, dtype: DType) -> Output {
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        let before = slot.noise(&mut self.rng, rows, dtype);
+        fn tensor<E: Element>(bytes: &[u8], device: &Device) -> Tensor {
+            let values: Vec<E> = bytemuck::pod_collect_to_vec(bytes);
+            Tensor::from_slice(&values, &[values.len()], device).unwrap()
+        }
+        let memory = match dtype {
+            DType::F16 => tensor::<f16>(&before, self.device),
+            DType::BF16 => tensor::<bf16>(&before, self.device),
+            _ => tensor::<f32>(&before, self.device),
+        };
+        Output { input: Input { memory, slot }, before }
+    }
+}
+
+impl Input {
+    pub fn rows(&self) -> Rows<'_> {
+        Rows::strided(self.elements(), self.slot.stride)
+    }
+
+    pub fn elements(&self) -> Elements<'_> {
+        self.memory.cuda().unwrap().at(self.slot.offset)
+    }
+}
+
+impl Output {
+    pub fn rows(&mut self) -> RowsMut<'_> {
+        let stride = self.input.slot.stride;
+        RowsMut::strided(self.elements(), stride)
+    }
+
+    pub fn elements(&mut self) -> ElementsMut<'_> {
+        let offset = self.input.slot.offset;
+        self.input.memory.cuda_mut().unwrap().at(offset)
+    }
+
+    /// Fails unless every number is within its bound, and everything around the rows has the bits that it had.
+    pub fn check(&self, expected: &[Estimate]) -> Result<(), TestCaseError> {
+        fn bytes<E: Element>(memory: &Tensor) -> Vec<u8> {
+            bytemuck::cast_slice(&memory.to_vec::<E>().unwrap()).to_vec()
+        }
+        let Input { memory, slot } = &self.input;
+        let after = match memory.dtype() {
+            DType::F16 => bytes::<f16>(memory),
+            DType::BF16 => bytes::<bf16>(memory),
+            _ => bytes::<f32>(memory),
+        };
+        slot.check(expected, memory.dtype(), &self.before, &after)
+    }
+}
