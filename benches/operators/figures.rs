@@ -44,7 +44,7 @@ impl Figures {
             let share = self.share(figure);
             let percent = share.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
             let (time, speed) =
-                (format!("{:.1} us", 1e6 * figure.seconds), format!("{:.1} GB/s", 1e-9 * figure.speed()));
+                (format!("{:.1} us", 1e6 * figure.seconds), format!("{:.2} GB/s", 1e-9 * figure.speed()));
             let name = figure.line.to_string();
             table.push_str(&format!("  {name:38} {time:>12} {speed:>12} {percent:>14}\n"));
             // None of the names has a character that Rust and JSON write differently.

@@ -1,7 +1,7 @@
 //! A folder that tests and measures the crate on a machine with an NVIDIA GPU: programs, fixtures and a script, for any
 //! Linux on x86-64, without Rust and without a network.
 //!
-//! It is a whole build with a profile of its own, some ten minutes of two cores where nothing is built yet: that is why
+//! It is a whole build with a profile of its own, eight minutes of processor time where nothing is built yet: that is why
 //! `.ci/run` leaves it out. What the script does is tested with programs that only pretend.
 
 use std::collections::BTreeSet;
