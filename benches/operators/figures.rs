@@ -31,9 +31,7 @@ impl Figures {
 
     /// Prints what there is; nothing where nothing was measured, or calls only ran to see that they do.
     pub(crate) fn report(&self, group: &str, device: &str) -> io::Result<()> {
-        // How criterion decides.
-        let given = |flag: &str| std::env::args().any(|arg| arg == flag);
-        if self.0.is_empty() || !given("--bench") || given("--test") {
+        if self.0.is_empty() || !measuring() {
             return Ok(());
         }
         let mut table = format!("{group}, {device}\n");
@@ -76,6 +74,12 @@ impl Figure {
     fn speed(&self) -> f64 {
         self.bytes as f64 / self.seconds
     }
+}
+
+/// Whether calls are measured, and not just run once to see that they do: as criterion decides it.
+pub(crate) fn measuring() -> bool {
+    let given = |flag: &str| std::env::args().any(|arg| arg == flag);
+    given("--bench") && !given("--test")
 }
 
 /// Seconds of the call in the middle, by the mean of its sample: short samples, as those of the warm-up, count little.
