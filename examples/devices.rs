@@ -5,7 +5,8 @@
 //! ```
 //!
 //! An adapter of wgpu is a GPU, or software that does as a GPU does: right, and slower than the CPU's own kernels. So
-//! software is opened only by its name. With `--require wgpu` it is an error that there is no adapter at all.
+//! software is opened only by its name. With `--require wgpu` it is an error that there is no adapter at all, with
+//! `--require cuda` that no NVIDIA GPU can be opened: the emulator is none.
 
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use lightspan::{Backend, Device};
 #[derive(Parser)]
 #[command(about = "Lists the devices that this build and this machine have.")]
 struct Args {
-    /// Fail where there is no device of this kind, be it software: cpu, wgpu or cuda
+    /// Fail where there is no device of this kind, be it software: cpu, wgpu, cuda or cuda-emulated
     #[arg(long, value_name = "BACKEND")]
     require: Option<Backend>,
 }
@@ -31,6 +32,15 @@ fn main() -> ExitCode {
         } else {
             println!("wgpu, software: {name}\n  Device::wgpu_named({name:?})");
         }
+    }
+    if let Err(error) = cuda(&mut found) {
+        println!("no CUDA device: {error}");
+    }
+    if let Ok(device) = Device::open(Backend::CudaEmulated) {
+        found.push(Backend::CudaEmulated);
+        println!(
+            "cuda-emulated: {device}\n  Device::cuda_emulated(), to test kernels for NVIDIA GPUs without one"
+        );
     }
     match args.require {
         Some(backend) if !found.contains(&backend) => {
@@ -50,6 +60,27 @@ fn adapters() -> Vec<(String, bool)> {
 #[cfg(not(feature = "wgpu"))]
 fn adapters() -> Vec<(String, bool)> {
     vec![]
+}
+
+/// Prints the devices of CUDA, those that cannot be opened with the reason.
+#[cfg(feature = "cuda")]
+fn cuda(found: &mut Vec<Backend>) -> lightspan::Result<()> {
+    for ordinal in 0..lightspan::cuda::Gpu::count()? {
+        match Device::cuda(ordinal) {
+            Ok(device) => {
+                found.push(Backend::Cuda);
+                println!("cuda: {device}\n  Device::cuda({ordinal})");
+            }
+            Err(error) => println!("cuda, device {ordinal}: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// The error that says why there is none.
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &mut Vec<Backend>) -> lightspan::Result<()> {
+    Device::open(Backend::Cuda).map(drop)
 }
 
 /// Why there is none.

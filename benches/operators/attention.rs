@@ -1,7 +1,7 @@
 use lightspan::problem::{AttentionProblem, Mask};
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{CHANNELS, Group, HEADS, Line, WIDTH, measure, sequences, tokens};
+use crate::support::{CHANNELS, Group, HEADS, Line, Size, WIDTH, measure};
 
 /// What the convolutions stand in for. Local attention sees the tokens that a convolution of the same window sees.
 ///
@@ -26,20 +26,23 @@ fn measure_attention(
     kind: ops::AttentionKind,
     mask: Mask,
 ) -> Result<()> {
-    let dtype = DType::F32;
-    let shape = sequences(time)?.shape();
+    if group.lacks(&line) {
+        return Ok(());
+    }
+    let (dtype, size) = (DType::F32, Size::of(time));
+    let shape = size.sequences()?.shape();
     let problem = AttentionProblem::new(shape, shape, HEADS, CHANNELS / HEADS, dtype)?.with_mask(mask);
     let options = ops::AttentionOptions { kind, mask, ..Default::default() };
     let device = group.device().clone();
     let make = || -> Result<[Tensor; 4]> {
-        let tokens = || tokens(time, dtype, &device);
+        let tokens = || size.tokens(dtype, &device);
         Ok([tokens()?, tokens()?, tokens()?, tokens()?])
     };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         use crate::gpu::{measure, rows};
         use lightspan::wgpu::{Attention, AttentionArgs, DeviceSequences};
-        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
         let operator = Attention::new(gpu, problem, kind).map(|operator| {
             let scratch = operator.scratch_len(&sequences);
             (operator, [scratch, 0])

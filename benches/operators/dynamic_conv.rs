@@ -3,11 +3,10 @@ use lightspan::problem::{DynamicConvProblem, LinearProblem};
 use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::light_conv;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::linear;
 use crate::support::{
-    CHANNELS, Group, HEADS, Line, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
-    tensor, tokens,
+    CHANNELS, Group, HEADS, Line, Size, TIME, TOKENS, WIDTH, WIDTHS, measure, measure_copies, noise, tensor,
 };
 use crate::unfused::{Shape, Unfused};
 
@@ -22,13 +21,14 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
     // What a dynamic convolution cannot avoid is its generating product, and a pass over x: `f32` is to be set against
     // `product` and `light_conv` together, and all above that is the price of taps that differ from token to token.
     let mut group = Group::new(criterion, "dynamic_conv_by_width", device);
-    measure_copy(&mut group, "f32", TOKENS);
+    let size = Size::of(TIME);
+    measure_copies(&mut group, size);
     for width in WIDTHS {
         let window = Window::same(width)?;
         measure_fused(&mut group, Line::new("f32", width), TIME, window, DType::F32)?;
         measure_product(&mut group, Line::new("product", width), width, DType::F32)?;
         let line = Line::new("light_conv", width);
-        light_conv::measure_fused(&mut group, line, TIME, window, DType::F32)?;
+        light_conv::measure_fused(&mut group, line, size, window, DType::F32)?;
         measure_unfused(&mut group, Line::new("unfused", width), TIME, window)?;
     }
     let window = Window::same(WIDTH)?;
@@ -42,17 +42,19 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
 }
 
 fn measure_fused(group: &mut Group<'_>, line: Line, time: usize, window: Window, dtype: DType) -> Result<()> {
-    let problem = DynamicConvProblem::generated(convolution(time, window, dtype)?)?;
+    if group.lacks(&line) {
+        return Ok(());
+    }
+    let size = Size::of(time);
+    let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
     let device = group.device().clone();
     let weight = tensor(&[problem.logits(), CHANNELS], dtype, &device)?;
-    let make =
-        || -> Result<[Tensor; 2]> { Ok([tokens(time, dtype, &device)?, tokens(time, dtype, &device)?]) };
+    let make = || -> Result<[Tensor; 2]> { Ok([size.tokens(dtype, &device)?, size.tokens(dtype, &device)?]) };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         use crate::gpu::{elements, measure, rows};
-        use crate::support::sequences;
         use lightspan::wgpu::{DeviceSequences, DynamicConv, DynamicConvArgs, TapArgs};
-        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
         let operator = DynamicConv::new(gpu, problem).map(|operator| {
             let scratch = operator.scratch_len();
             (operator, [scratch, 0])
@@ -90,11 +92,15 @@ fn measure_product(group: &mut Group<'_>, line: Line, width: usize, dtype: DType
     let weight = tensor(&[problem.outputs(), CHANNELS], dtype, &device)?;
     let logits = [TOKENS / TIME, TIME, problem.outputs()];
     let make = || -> Result<[Tensor; 2]> {
-        Ok([tokens(TIME, dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
+        Ok([Size::of(TIME).tokens(dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
     };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         return linear::measure_gpu(group, gpu, line, problem, &weight, None, make);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        return linear::measure_cuda(group, gpu, line, problem, &weight, None, make);
     }
     measure(group, line, problem.bytes(), make, |[x, y]| {
         ops::linear_into(y, x, &weight, &Default::default())
@@ -106,7 +112,7 @@ fn measure_unfused(group: &mut Group<'_>, line: Line, time: usize, window: Windo
     if !group.has_unfused() {
         return Ok(());
     }
-    let problem = DynamicConvProblem::generated(convolution(time, window, DType::F32)?)?;
+    let problem = DynamicConvProblem::generated(Size::of(time).convolution(window, DType::F32)?)?;
     let weight = noise(problem.logits() * CHANNELS);
     let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);

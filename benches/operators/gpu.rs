@@ -1,15 +1,12 @@
 //! The same on a wgpu device: operators prepared once, calls bound to their buffers before anything is timed, and time
 //! by the device's clock where it has one.
 
-use std::fmt::Display;
-
-use criterion::Throughput;
 use lightspan::wgpu::wgpu::Buffer;
 use lightspan::wgpu::{Call, Elements, Gpu, Rows};
 use lightspan::{DType, Error, Result, Tensor};
 
 use crate::stopwatch::{Stopwatch, Work};
-use crate::support::{CHANNELS, Group, Line, WORKING_SET, tensor};
+use crate::support::{self, Group, Line, left_out, tensor};
 
 /// An operator, and how many numbers a call of it needs in each of two scratch buffers.
 pub(crate) type Prepared<O> = Result<(O, [u64; 2])>;
@@ -27,7 +24,7 @@ pub(crate) fn measure<O, T>(
     let (operator, lengths) = match prepared.and_then(|prepared| allowed(gpu, prepared)) {
         Ok(prepared) => prepared,
         Err(error @ Error::Limit { .. }) => {
-            eprintln!("left out: {}: {error}", line);
+            left_out(&line, error);
             return Ok(());
         }
         Err(error) => return Err(error),
@@ -51,45 +48,27 @@ pub(crate) fn measure<O, T>(
     Ok(())
 }
 
-/// The floor: a copy of x `[rows, C]` on the device.
-pub(crate) fn measure_copy(group: &mut Group<'_>, gpu: &Gpu, parameter: impl Display, rows: usize) {
-    let bytes = 2 * (rows * CHANNELS * size_of::<f32>()) as u64;
+/// The floor: a copy of so many bytes on the device.
+pub(crate) fn measure_copy(group: &mut Group<'_>, gpu: &Gpu, line: Line, bytes: usize) {
     let device = group.device().clone();
-    let x = || tensor(&[rows, CHANNELS], DType::F32, &device);
+    let x = || tensor(&[bytes / DType::F32.size()], DType::F32, &device);
     let make = || Ok([x()?, x()?]);
-    let line = Line::new("copy", parameter);
-    rotate(group, gpu, (line, bytes), make, |[x, y]| Work::Copy { from: buffer(x), to: buffer(y) });
+    rotate(group, gpu, (line, 2 * bytes as u64), make, |[x, y]| Work::Copy {
+        from: buffer(x),
+        to: buffer(y),
+    });
 }
 
-/// Times work on buffers from `make`: as many as are more than a cache, or as the device has room for.
+/// Times work on buffers from `make`.
 fn rotate<T>(
     group: &mut Group<'_>,
     gpu: &Gpu,
-    (line, bytes): (Line, u64),
-    mut make: impl FnMut() -> Result<T>,
+    line: (Line, u64),
+    make: impl FnMut() -> Result<T>,
     work: impl Fn(&T) -> Work<'_>,
 ) {
     let stopwatch = Stopwatch::new(gpu);
-    let mut buffers = Vec::new();
-    let mut full = false;
-    let mut next = 0;
-    group.lines.throughput(Throughput::BytesDecimal(bytes));
-    group.lines.bench_function(line.id(), |bencher| {
-        while !full && (buffers.len() as u64) < WORKING_SET.div_ceil(bytes) {
-            match make() {
-                Ok(made) => buffers.push(made),
-                Err(Error::OutOfMemory { .. }) if !buffers.is_empty() => full = true,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        bencher.iter_custom(|calls| {
-            let works = (0..calls).map(|_| {
-                next = (next + 1) % buffers.len();
-                work(&buffers[next])
-            });
-            stopwatch.time(works).expect("a device that is there")
-        });
-    });
+    support::rotate(group, line, make, |ring, calls| stopwatch.time(ring.take(calls).map(&work)));
 }
 
 /// An error where the device does not allow so much scratch memory in one buffer.

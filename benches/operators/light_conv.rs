@@ -3,53 +3,66 @@ use lightspan::problem::LightConvProblem;
 use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::support::{
-    CHANNELS, Group, HEADS, Line, TIME, TOKENS, WIDTH, WIDTHS, convolution, measure, measure_copy, noise,
-    tensor, tokens,
+    CHANNELS, Group, HEADS, Line, Size, TIME, TOKENS, WIDTH, WIDTHS, measure, measure_copies, noise, tensor,
 };
 use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
 pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    measure_fused(group, Line::new("light_conv", time), time, window, DType::F32)?;
+    measure_fused(group, Line::new("light_conv", time), Size::of(time), window, DType::F32)?;
     measure_unfused(group, Line::new("light_conv unfused", time), time, window)
 }
 
 pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()> {
     let mut group = Group::new(criterion, "light_conv_by_width", device);
-    measure_copy(&mut group, "f32", TOKENS);
+    let size = Size::of(TIME);
+    measure_copies(&mut group, size);
     for width in WIDTHS {
         let window = Window::same(width)?;
-        measure_fused(&mut group, Line::new("f32", width), TIME, window, DType::F32)?;
+        measure_fused(&mut group, Line::new("f32", width), size, window, DType::F32)?;
         measure_unfused(&mut group, Line::new("unfused", width), TIME, window)?;
     }
     let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
-        measure_fused(&mut group, Line::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
+        measure_fused(&mut group, Line::new(dtype.to_string(), WIDTH), size, window, dtype)?;
     }
     group.finish();
     Ok(())
 }
 
-/// The operator on sequences of `time`. Also what a dynamic convolution costs beyond its generating product.
+/// Longer sequences of more channels, which fill any GPU, up to widths that other operators do not reach.
+pub(crate) fn large(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let mut group = Group::new(criterion, "light_conv_large", device);
+    let size = Size { batch: 8, time: 4096, channels: 1024, heads: 16 };
+    measure_copies(&mut group, size);
+    for dtype in [DType::F32, DType::BF16] {
+        for width in [3, 31, 127] {
+            let line = Line::new(dtype.to_string(), width);
+            measure_fused(&mut group, line, size, Window::same(width)?, dtype)?;
+        }
+    }
+    group.finish();
+    Ok(())
+}
+
+/// The operator alone. Also what a dynamic convolution costs beyond its generating product.
 pub(crate) fn measure_fused(
     group: &mut Group<'_>,
     line: Line,
-    time: usize,
+    size: Size,
     window: Window,
     dtype: DType,
 ) -> Result<()> {
-    let problem = LightConvProblem::new(convolution(time, window, dtype)?);
+    let problem = LightConvProblem::new(size.convolution(window, dtype)?);
     let device = group.device().clone();
     let weight = tensor(&problem.weight_shape(), dtype, &device)?;
-    let make =
-        || -> Result<[Tensor; 2]> { Ok([tokens(time, dtype, &device)?, tokens(time, dtype, &device)?]) };
+    let make = || -> Result<[Tensor; 2]> { Ok([size.tokens(dtype, &device)?, size.tokens(dtype, &device)?]) };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         use crate::gpu::{elements, measure, rows};
-        use crate::support::sequences;
         use lightspan::wgpu::{DeviceSequences, LightConv, LightConvArgs};
-        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
         let operator = LightConv::new(gpu, problem).map(|operator| (operator, [0, 0]));
         return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y], _| {
             operator.bind(LightConvArgs {
@@ -59,6 +72,23 @@ pub(crate) fn measure_fused(
                 bias: None,
                 history: None,
                 y: rows(y),
+            })
+        });
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        use crate::cuda::{elements, measure, rows, rows_mut};
+        use lightspan::cuda::{DeviceSequences, LightConv, LightConvArgs};
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
+        let operator = LightConv::new(gpu, problem);
+        return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y]| {
+            operator.launch(LightConvArgs {
+                sequences: &sequences,
+                x: rows(x),
+                weight: elements(&weight),
+                bias: None,
+                history: None,
+                y: rows_mut(y),
             })
         });
     }
@@ -72,7 +102,7 @@ fn measure_unfused(group: &mut Group<'_>, line: Line, time: usize, window: Windo
     if !group.has_unfused() {
         return Ok(());
     }
-    let problem = LightConvProblem::new(convolution(time, window, DType::F32)?);
+    let problem = LightConvProblem::new(Size::of(time).convolution(window, DType::F32)?);
     let weight = noise(HEADS * window.width());
     let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);

@@ -1,7 +1,5 @@
 use criterion::Criterion;
 use lightspan::problem::{Activation, LinearProblem};
-#[cfg(feature = "wgpu")]
-use lightspan::wgpu::Gpu;
 use lightspan::{DType, Device, Result, Tensor, ops};
 use rayon::prelude::*;
 
@@ -12,7 +10,7 @@ use crate::unfused::product;
 pub(crate) fn by_rows(criterion: &mut Criterion, device: &Device) -> Result<()> {
     let mut group = Group::new(criterion, "linear_by_rows", device);
     for rows in LENGTHS {
-        measure_copy(&mut group, rows, rows);
+        measure_copy(&mut group, rows, rows * CHANNELS * DType::F32.size());
         measure_fused(&mut group, rows)?;
         measure_unfused(&mut group, rows)?;
     }
@@ -40,15 +38,19 @@ fn measure_fused(group: &mut Group<'_>, rows: usize) -> Result<()> {
     if let Some(gpu) = device.gpu() {
         return measure_gpu(group, gpu, line, problem, &weight, Some(&bias), make);
     }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        return measure_cuda(group, gpu, line, problem, &weight, Some(&bias), make);
+    }
     measure(group, line, problem.bytes(), make, |[x, y]| ops::linear_into(y, x, &weight, &options));
     Ok(())
 }
 
-/// A product on a GPU, with a weight and perhaps a bias.
+/// A product on a wgpu device, with a weight and perhaps a bias.
 #[cfg(feature = "wgpu")]
 pub(crate) fn measure_gpu(
     group: &mut Group<'_>,
-    gpu: &Gpu,
+    gpu: &lightspan::wgpu::Gpu,
     line: Line,
     problem: LinearProblem,
     weight: &Tensor,
@@ -61,6 +63,26 @@ pub(crate) fn measure_gpu(
     measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y], _| {
         let (weight, bias) = (elements(weight), bias.map(elements));
         operator.bind(LinearArgs { x: rows(x), weight, bias, y: rows(y) })
+    })
+}
+
+/// The same on a CUDA device.
+#[cfg(feature = "cuda")]
+pub(crate) fn measure_cuda(
+    group: &mut Group<'_>,
+    gpu: &lightspan::cuda::Gpu,
+    line: Line,
+    problem: LinearProblem,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    make: impl Fn() -> Result<[Tensor; 2]>,
+) -> Result<()> {
+    use crate::cuda::{elements, measure, rows, rows_mut};
+    use lightspan::cuda::{Linear, LinearArgs};
+    let operator = Linear::new(gpu, problem);
+    measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y]| {
+        let (weight, bias) = (elements(weight), bias.map(elements));
+        operator.launch(LinearArgs { x: rows(x), weight, bias, y: rows_mut(y) })
     })
 }
 

@@ -9,15 +9,24 @@
 //!
 //! That is the CPU. `LIGHTSPAN_BENCH_DEVICE=wgpu cargo bench --features wgpu` measures a GPU, in groups of the same names
 //! with `_wgpu` behind them; any other value is the name of an adapter of wgpu, and a software adapter is used only by its
-//! name. There the unfused compositions are left out, calls are prepared and bound before they are timed, and times
-//! are the device's own where it has a clock.
+//! name. `LIGHTSPAN_BENCH_DEVICE=cuda` with the feature `cuda` measures an NVIDIA GPU, what CUDA has kernels for. On GPUs
+//! the unfused compositions are left out, calls are prepared and bound before they are timed, and times are the device's
+//! own where it has a clock. Nothing is measured on the emulator, which is no model of time.
 //!
 //! Throughput is the bytes that the operator must move at least ([`lightspan::problem`]) over the time it took, for the
 //! unfused compositions too: so within a group GB/s compare as speeds do, and against `copy` they say how far the
-//! operator is from the speed of memory.
+//! operator is from the speed of memory. At the end of a group a table says so for each line: medians, and the speed as a
+//! share of that of the copy which moves most nearly as many bytes. `LIGHTSPAN_BENCH_JSON=FILE` adds the same to a file,
+//! a line of JSON each.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dynamic_conv;
+#[cfg(feature = "cuda")]
+#[path = "../../examples/race/events.rs"]
+mod events;
+mod figures;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod light_conv;
@@ -32,8 +41,8 @@ mod unfused;
 use std::time::Duration;
 
 use criterion::Criterion;
-use lightspan::{Backend, Device};
-use support::Group;
+use lightspan::{Backend, DType, Device, Error};
+use support::{Group, Size};
 
 fn main() -> lightspan::Result<()> {
     let device = device()?;
@@ -44,6 +53,7 @@ fn main() -> lightspan::Result<()> {
     }
     // A baseline that computes something else is no baseline.
     unfused::check_against_operators()?;
+    figures::check();
 
     let mut criterion = Criterion::default()
         .sample_size(20)
@@ -52,6 +62,7 @@ fn main() -> lightspan::Result<()> {
         .configure_from_args();
     by_length(&mut criterion, &device)?;
     light_conv::by_width(&mut criterion, &device)?;
+    light_conv::large(&mut criterion, &device)?;
     dynamic_conv::by_width(&mut criterion, &device)?;
     linear::by_rows(&mut criterion, &device)?;
     criterion.final_summary();
@@ -62,6 +73,10 @@ fn main() -> lightspan::Result<()> {
 fn device() -> lightspan::Result<Device> {
     match std::env::var("LIGHTSPAN_BENCH_DEVICE").unwrap_or_default().as_str() {
         "" => Ok(Device::cpu()),
+        "cuda-emulated" => Err(Error::Unavailable {
+            backend: "cuda-emulated",
+            reason: "nothing is measured there: the emulator is no model of time".to_owned(),
+        }),
         name => name.parse::<Backend>().map_or_else(|_| named(name), Device::open),
     }
 }
@@ -82,7 +97,7 @@ fn named(_: &str) -> lightspan::Result<Device> {
 fn by_length(criterion: &mut Criterion, device: &Device) -> lightspan::Result<()> {
     let mut group = Group::new(criterion, "by_length", device);
     for time in support::LENGTHS {
-        support::measure_copy(&mut group, time, support::TOKENS);
+        support::measure_copy(&mut group, time, Size::of(time).bytes(DType::F32));
         light_conv::by_length(&mut group, time)?;
         dynamic_conv::by_length(&mut group, time)?;
         span_conv::by_length(&mut group, time)?;

@@ -1,9 +1,7 @@
 use lightspan::problem::SpanConvProblem;
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{
-    CHANNELS, Group, HEADS, Line, TOKENS, WIDTH, convolution, measure, noise, tensor, tokens,
-};
+use crate::support::{CHANNELS, Group, HEADS, Line, Size, TOKENS, WIDTH, measure, noise, tensor};
 use crate::unfused::{Shape, SpanConv, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
@@ -15,27 +13,30 @@ pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
 
 /// As many channels A in the key and the values as C in x.
 fn problem(time: usize, window: Window) -> Result<SpanConvProblem> {
-    SpanConvProblem::new(CHANNELS, convolution(time, window, DType::F32)?)
+    SpanConvProblem::new(CHANNELS, Size::of(time).convolution(window, DType::F32)?)
 }
 
 fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<()> {
-    let dtype = DType::F32;
+    let line = Line::new("span_conv", time);
+    if group.lacks(&line) {
+        return Ok(());
+    }
+    let (dtype, size) = (DType::F32, Size::of(time));
     let device = group.device().clone();
     let depthwise = tensor(&[CHANNELS, WIDTH], dtype, &device)?;
     let pointwise = tensor(&[CHANNELS, CHANNELS], dtype, &device)?;
     let weight = tensor(&[HEADS * WIDTH, CHANNELS], dtype, &device)?;
     let make = || -> Result<[Tensor; 4]> {
-        let tokens = || tokens(time, dtype, &device);
+        let tokens = || size.tokens(dtype, &device);
         Ok([tokens()?, tokens()?, tokens()?, tokens()?])
     };
-    let (line, problem) = (Line::new("span_conv", time), problem(time, window)?);
+    let problem = problem(time, window)?;
     let bytes = problem.bytes();
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         use crate::gpu::{elements, measure, rows};
-        use crate::support::sequences;
         use lightspan::wgpu::{DeviceSequences, SpanConv, SpanConvArgs};
-        let sequences = DeviceSequences::new(gpu, &sequences(time)?)?;
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
         let operator = SpanConv::new(gpu, problem).map(|operator| {
             let scratch = operator.scratch_len();
             (operator, scratch)

@@ -80,7 +80,11 @@ fn bandwidth(device: &Device, timer: &Timer) -> Result<f64> {
     if let Some(gpu) = device.gpu() {
         return crate::gpu::bandwidth(device, gpu, timer);
     }
-    #[cfg(not(feature = "wgpu"))]
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        return crate::cuda::bandwidth(gpu, timer);
+    }
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
     let _ = device;
     processor_bandwidth(timer)
 }
@@ -95,6 +99,11 @@ fn product_rate(device: &Device, size: usize, dtype: DType, timer: &Timer) -> Re
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         let seconds = crate::gpu::product(gpu, problem, [&x, &weight, &y], timer)?;
+        return Ok(problem.flops() as f64 / seconds);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        let seconds = crate::cuda::product(gpu, problem, [&x, &weight], &mut y, timer)?;
         return Ok(problem.flops() as f64 / seconds);
     }
     let timing = timer.time(|| ops::linear_into(&mut y, &x, &weight, &LinearOptions::default()))?;

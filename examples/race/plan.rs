@@ -19,6 +19,9 @@ const QUICK_LENGTHS: [usize; 4] = [64, 256, 1024, 4096];
 /// Where the scores of naive attention would take more than this, or a quarter of the memory there is, it is skipped.
 const MOST_SCORE_BYTES: u64 = 2 << 30;
 
+/// Bytes of x and y that calls rotate among where they do: more than the cache of any GPU.
+const ROTATED_BYTES: u64 = 256 << 20;
+
 /// What all operators of a race have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
@@ -27,6 +30,13 @@ pub(crate) struct Setting {
     pub(crate) heads: usize,
     pub(crate) window: Window,
     pub(crate) dtype: DType,
+}
+
+impl Setting {
+    /// Bytes of x and y.
+    fn token_bytes(&self, length: usize) -> u64 {
+        2 * (self.batch * length * self.channels * self.dtype.size()) as u64
+    }
 }
 
 impl fmt::Display for Setting {
@@ -96,6 +106,11 @@ impl Plan {
         })
     }
 
+    /// How many copies of the tokens calls rotate among.
+    pub(crate) fn tracks(&self, length: usize) -> u64 {
+        tracks(self.device.backend(), self.setting.token_bytes(length))
+    }
+
     /// Why an operator does not run at a length, if it does not: it would need too much memory.
     pub(crate) fn skips(&self, operator: Operator, length: usize) -> Option<String> {
         let naive = operator == Operator::NaiveAttention;
@@ -106,8 +121,17 @@ impl Plan {
     }
 }
 
+/// As many copies of so many bytes of x and y that no call finds its own in the cache, on CUDA. Elsewhere a call finds
+/// what the one before has left.
+fn tracks(backend: Backend, bytes: u64) -> u64 {
+    if backend == Backend::Cuda { ROTATED_BYTES.div_ceil(bytes) } else { 1 }
+}
+
 fn device(backend: Option<Backend>, adapter: Option<&str>) -> Result<Device, Box<dyn Error>> {
     match (backend, adapter) {
+        (Some(Backend::CudaEmulated), _) => {
+            Err("cuda-emulated does not race: the emulator is no model of time".into())
+        }
         (None, None) => Ok(Device::best()),
         (Some(backend), None) => Ok(Device::open(backend)?),
         (None | Some(Backend::Wgpu), Some(name)) => Ok(named(name)?),
@@ -199,8 +223,23 @@ mod tests {
             error(&["--backend", "cpu", "--adapter", "llvmpipe"]),
             "--adapter is for wgpu, not for cpu"
         );
+        assert_eq!(
+            error(&["--backend", "cuda-emulated"]),
+            "cuda-emulated does not race: the emulator is no model of time"
+        );
         assert!(error(&["--adapter", "no such adapter"]).starts_with("wgpu is not available: "));
         assert!(plan_into("/", &[]).err().unwrap().starts_with("cannot write /: "));
+    }
+
+    #[test]
+    fn what_rotates_is_more_than_a_cache() {
+        let plan = plan(&["--backend", "cpu", "--batch", "3"]).unwrap();
+        let bytes = plan.setting.token_bytes(100);
+        assert_eq!(bytes, 2 * 3 * 100 * 512 * 4);
+        assert_eq!(plan.tracks(100), 1);
+        assert!(tracks(Backend::Cuda, bytes) * bytes >= ROTATED_BYTES);
+        assert_eq!(tracks(Backend::Cuda, ROTATED_BYTES + 1), 1);
+        assert_eq!(tracks(Backend::Wgpu, bytes), 1);
     }
 
     #[test]

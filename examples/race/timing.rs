@@ -39,7 +39,7 @@ impl Timer {
     }
 
     /// Seconds of something that keeps its own time, run after run, after one to warm up.
-    #[cfg(feature = "wgpu")]
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn sample(&self, mut measure: impl FnMut() -> Result<Duration>) -> Result<Timing> {
         measure()?;
         let mut runs = Vec::new();

@@ -40,6 +40,15 @@ impl Gpu {
         Gpu(Arc::new(Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() }))
     }
 
+    /// How many devices the driver has, of any age.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is no driver.
+    pub fn count() -> Result<usize> {
+        Cuda::count()
+    }
+
     /// The device of that number and its default stream.
     ///
     /// # Errors

@@ -7,13 +7,17 @@ mod find;
 
 use std::path::{Path, PathBuf};
 
-use check::{Agreement, Fixture, Outcome, Place};
+use check::{Agreement, Fixture, Outcome, Place, Types, Verdict};
 use find::Found;
 use lightspan::reference::Estimate;
-use lightspan::{DType, Device};
+use lightspan::{Backend, DType, Device, Error};
 
+use crate::support::devices;
+
+/// The fixtures: where `LIGHTSPAN_FIXTURES` says, on a machine without the sources.
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    let given = std::env::var_os("LIGHTSPAN_FIXTURES").map(PathBuf::from);
+    given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"))
 }
 
 fn fixtures() -> Vec<Fixture> {
@@ -35,12 +39,16 @@ fn cpu() -> Place {
     Place::Device(Device::cpu())
 }
 
+fn passed(outcome: &Outcome) -> bool {
+    outcome.verdict() == Verdict::Passed
+}
+
 /// Whether the reference and the CPU both hold to a fixture.
 fn passes(fixture: &Fixture) -> [bool; 2] {
     [Place::Reference, cpu()].map(|place| {
         let outcomes = check::check(fixture, &place, &[DType::F32], false);
         assert!(!outcomes.is_empty(), "{} on {place}", fixture.name);
-        outcomes.iter().all(Outcome::passed)
+        outcomes.iter().all(passed)
     })
 }
 
@@ -56,9 +64,49 @@ fn every_fixture_passes() {
         let outcomes: Vec<Outcome> =
             fixtures.iter().flat_map(|fixture| check::check(fixture, &place, &DType::ALL, false)).collect();
         for outcome in &outcomes {
-            assert!(outcome.passed(), "{} {place} {}: {:?}", outcome.case, outcome.types, outcome.result);
+            assert!(passed(outcome), "{} {place} {}: {:?}", outcome.case, outcome.types, outcome.result);
         }
         assert_eq!(outcomes.len(), expected, "{place}");
+    }
+}
+
+/// CUDA has some of the operators: those have to be right, and the others have to say that they are missing.
+#[test]
+fn every_fixture_that_cuda_has_kernels_for_passes() {
+    let cuda = |device: &Device| matches!(device.backend(), Backend::Cuda | Backend::CudaEmulated);
+    let Some(device) = devices().into_iter().find(cuda) else {
+        eprintln!("SKIPPED: this test is of the CUDA room only");
+        return;
+    };
+    let place = Place::Device(device.clone());
+    assert_eq!(place.to_string(), device.backend().to_string());
+    for fixture in fixtures() {
+        let expected = match fixture.text("op").unwrap() {
+            "light_conv" => Verdict::Passed,
+            _ => Verdict::Skipped,
+        };
+        for outcome in check::check(&fixture, &place, &DType::ALL, false) {
+            let Outcome { case, types, result } = &outcome;
+            assert_eq!(outcome.verdict(), expected, "{case} {place} {types}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn only_what_the_backend_lacks_is_skipped() {
+    let verdict = |result| {
+        let (case, types) = ("a case".to_owned(), Types::Exact);
+        Outcome { case, types, result }.verdict()
+    };
+    let agreement =
+        |got: f64| Agreement::of(&[Estimate { value: 1.0, bound: 0.1 }], &[got], DType::F32, &[1]);
+    assert_eq!(verdict(agreement(1.0)), Verdict::Passed);
+    assert_eq!(verdict(agreement(2.0)), Verdict::Failed);
+    let unavailable = Error::Unavailable { backend: "cuda", reason: "no kernels".to_owned() };
+    assert_eq!(verdict(Err(unavailable.into())), Verdict::Skipped);
+    let lost = Error::DeviceLost { reason: "unplugged".to_owned() };
+    for fault in [lost.into(), "cuda is not available: these are words".into()] {
+        assert_eq!(verdict(Err(fault)), Verdict::Failed);
     }
 }
 
@@ -177,7 +225,7 @@ fn truncated_files_are_errors() {
 fn gradients_are_not_passed_over() {
     for place in [Place::Reference, cpu()] {
         let outcomes = check::check(&fixture("light_k3_same"), &place, &[DType::F32], true);
-        let passed: Vec<bool> = outcomes.iter().map(Outcome::passed).collect();
+        let passed: Vec<bool> = outcomes.iter().map(passed).collect();
         assert_eq!(passed, [true, false], "{place}");
     }
 }

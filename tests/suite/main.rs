@@ -1,8 +1,8 @@
 //! Every backend against the reference, in one binary.
 //!
 //! A module an operator, named like it; then laws that need no reference, long sums and extreme sizes, what problems
-//! cost, bad input, buffers of one's own, how devices are shared, numbers from other implementations, and what only a GPU's
-//! room has.
+//! cost, bad input, buffers of one's own, how devices are shared, what is required of a machine, numbers from other
+//! implementations, and what only a GPU's room has.
 
 mod support;
 
@@ -20,6 +20,7 @@ mod light_conv;
 mod linear;
 mod long_sums;
 mod own_buffers;
+mod required;
 mod span_conv;
 mod span_key;
 mod threads;

@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask ...`.
 
+mod bundle;
 mod ptx;
 mod vulkan;
 
@@ -18,10 +19,12 @@ usage: cargo xtask COMMAND
   test [--skip wgpu]    set up what the tests need, and run all of them (or all but those of wgpu)
   check                 what must hold besides the tests: format, lints with every set of features, documentation
   ptx [--check]         compile the CUDA kernels into kernels/ptx (or compare with what is there, and assemble it)
+  bundle [--out DIR]    make a folder that tests and measures the crate on a machine with an NVIDIA GPU and without Rust
+                        (by default target/bundle; .ci/run leaves it out, as it takes a whole build of its own)
 ";
 
 /// The features of the crate, each of which must build alone.
-const FEATURES: [&str; 2] = ["wgpu", "cuda"];
+const FEATURES: [&str; 3] = ["wgpu", "cuda", "emulator"];
 
 /// One profile for all that is run, so that nothing is built twice.
 const PROFILE: [&str; 3] = ["--profile", "test", "--all-features"];
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["ptx"] => ptx::write(&root()),
         ["ptx", "--check"] => ptx::check(&root()),
+        ["bundle"] => bundle::write(&root(), &ptx::target(&root()).join("bundle")),
+        ["bundle", "--out", folder] => bundle::write(&root(), Path::new(folder)),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
@@ -87,7 +92,7 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
     // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
     for simd in ["avx2", "scalar"] {
         let mut command = command(["test", "--all-features", "--test", "suite"]);
-        run(command.env("LIGHTSPAN_SIMD", simd).env(SKIP, "wgpu"))?;
+        run(command.env("LIGHTSPAN_SIMD", simd).env(SKIP, "wgpu,cuda,cuda-emulated"))?;
     }
     tests(&["--workspace", "--examples"])?;
     // Each benchmark once, against what it is compared with.
@@ -98,6 +103,8 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         }
     }
     conformance(&["--backend", "reference", "--backend", "cpu"])?;
+    // The kernels for NVIDIA GPUs, wherever there is none.
+    conformance(&["--backend", "cuda-emulated"])?;
     race(&["--backend", "cpu"])?;
     if let Some(adapter) = adapter {
         conformance(&adapter.flags())?;
@@ -112,13 +119,10 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
 
 /// What the example `devices` lists.
 fn devices() -> Result<String, String> {
-    let mut command = command(["run", "--quiet"].iter().chain(&PROFILE).chain(&["--example", "devices"]));
-    eprintln!("\n== {}", line(&command));
-    let output = command.stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| format!("cannot run {}: {error}", line(&command)))?;
-    let devices = String::from_utf8_lossy(&output.stdout).into_owned();
+    let devices =
+        output(&mut command(["run", "--quiet"].iter().chain(&PROFILE).chain(&["--example", "devices"])))?;
     eprint!("{devices}");
-    if output.status.success() { Ok(devices) } else { Err(format!("{}: {}", line(&command), output.status)) }
+    Ok(devices)
 }
 
 fn example(name: &str, args: &[&str]) -> Command {
@@ -189,6 +193,18 @@ fn run(command: &mut Command) -> Result<(), String> {
     let status = command.status().map_err(|error| format!("cannot run {line}: {error}"))?;
     eprintln!("== {:.0} s", begin.elapsed().as_secs_f64());
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
+}
+
+/// What a command prints, but for its errors, which are shown.
+fn output(command: &mut Command) -> Result<String, String> {
+    let line = line(command);
+    eprintln!("\n== {line}");
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cannot run {line}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{line}: {}", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{line} prints what is no text"))
 }
 
 /// A command of cargo as it would be typed, with the variables that are set for it.

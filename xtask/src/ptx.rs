@@ -164,11 +164,11 @@ fn committed(root: &Path) -> PathBuf {
 }
 
 /// Where cargo builds.
-fn target(root: &Path) -> PathBuf {
+pub(crate) fn target(root: &Path) -> PathBuf {
     root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-fn cannot(verb: &str, path: &Path, error: impl std::fmt::Display) -> String {
+pub(crate) fn cannot(verb: &str, path: &Path, error: impl std::fmt::Display) -> String {
     format!("cannot {verb} {}: {error}", path.display())
 }
 

@@ -48,10 +48,28 @@ pub(crate) struct Outcome {
     pub(crate) result: Result<Agreement>,
 }
 
+/// What an outcome counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Passed,
+    Failed,
+    /// Nothing was computed, as the device has no kernels for the operator in this version.
+    Skipped,
+}
+
 impl Outcome {
-    pub(crate) fn passed(&self) -> bool {
-        self.result.as_ref().is_ok_and(Agreement::holds)
+    pub(crate) fn verdict(&self) -> Verdict {
+        match &self.result {
+            Ok(agreement) if agreement.holds() => Verdict::Passed,
+            Err(fault) if is_unavailable(&**fault) => Verdict::Skipped,
+            _ => Verdict::Failed,
+        }
     }
+}
+
+/// Whether an operator said so, and not what is around it: those errors are of other types.
+fn is_unavailable(fault: &(dyn Error + 'static)) -> bool {
+    matches!(fault.downcast_ref(), Some(lightspan::Error::Unavailable { .. }))
 }
 
 /// One operator with the inputs of one fixture.

@@ -29,11 +29,17 @@ pub(crate) struct Cuda {
 type Modules = Mutex<HashMap<&'static str, Arc<CudaModule>>>;
 
 impl Cuda {
-    /// The default stream of a device.
-    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+    /// How many devices the driver has.
+    pub(crate) fn count() -> Result<usize> {
         probe()?;
         let count = CudaContext::device_count().map_err(|error| unavailable(describe(error)))?;
-        if ordinal >= usize::try_from(count).unwrap_or(0) {
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    /// The default stream of a device.
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        let count = Cuda::count()?;
+        if ordinal >= count {
             return Err(unavailable(format!("there is no device {ordinal}: the driver has {count}")));
         }
         let context = CudaContext::new(ordinal).map_err(|error| unavailable(describe(error)))?;

@@ -24,15 +24,31 @@ use proptest::test_runner::Config;
 
 /// The devices that operators are tested on: all that this build and machine have.
 pub fn devices() -> Vec<Device> {
-    static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
+    static DEVICES: LazyLock<Result<Vec<Device>, String>> = LazyLock::new(|| {
         let all = vec![Device::cpu()];
         #[cfg(feature = "wgpu")]
         let all: Vec<_> = all.into_iter().chain(wgpu()).collect();
         #[cfg(feature = "cuda")]
-        let all = all.into_iter().chain(cuda()).collect();
-        all
+        let all: Vec<_> = all.into_iter().chain(cuda()).collect();
+        check_required(&all).map(|()| all)
     });
-    DEVICES.clone()
+    DEVICES.clone().unwrap_or_else(|missing| panic!("{missing}"))
+}
+
+/// Lists the backends that the tests may not do without, with commas between them: so nothing stands in for a GPU.
+pub const REQUIRE: &str = "LIGHTSPAN_REQUIRE";
+
+/// An error unless every backend that is required is among the devices.
+fn check_required(devices: &[Device]) -> Result<(), String> {
+    let names = std::env::var(REQUIRE).unwrap_or_default();
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        let required: Backend = name.parse().map_err(|error| format!("{REQUIRE}: {error}"))?;
+        if !devices.iter().any(|device| device.backend() == required) {
+            let reason = Device::open(required).map_or_else(|error| error.to_string(), |_| "skipped".into());
+            return Err(format!("{REQUIRE} asks for tests on {required}: {reason}"));
+        }
+    }
+    Ok(())
 }
 
 /// The devices that have every operator: CUDA has only some of them yet.
