@@ -154,6 +154,15 @@ fn what_is_too_large_is_refused() {
     let refused = light_conv::plan(&LightConvProblem::new(conv), &places, false, &DEVICES[0]);
     assert!(matches!(refused, Err(Error::Limit { limit: 0x7fff_ffff, .. })), "{refused:?}");
 
+    for sequences in [Sequences::batch(4, 1 << 30), Sequences::padded(1 << 30, &[5; 4])] {
+        let shape = sequences.unwrap().shape();
+        let conv = Convolution::new(shape, 1, 1, Window::causal(3).unwrap(), DType::F16).unwrap();
+        let refused = light_conv::plan(&LightConvProblem::new(conv), &places, true, &DEVICES[0]);
+        let expected =
+            Error::Limit { what: "tokens of", of: "the call", needed: 1 << 32, limit: u32::MAX.into() };
+        assert_eq!(refused.unwrap_err(), expected);
+    }
+
     let problem = LinearProblem::new(1 << 31, 1, 1, DType::F32).unwrap();
     let refused = linear::plan(&problem, &linear::Places::contiguous(&problem), &DEVICES[0]);
     assert!(matches!(refused, Err(Error::Limit { needed: 0x8000_0000, .. })), "{refused:?}");

@@ -31,15 +31,15 @@ fn parts(offset: u64, length: u64) -> impl Iterator<Item = (usize, u64, u64)> {
 }
 
 impl Allocation {
-    pub(crate) fn new(name: &str, length: u64, read_only: bool) -> Self {
-        let words = length.div_ceil(4) as usize;
-        Self {
-            name: name.to_owned(),
-            length,
-            read_only,
-            words: (0..words).map(|_| AtomicU32::new(0)).collect(),
-            written: (0..words).map(|_| AtomicU8::new(0)).collect(),
-        }
+    /// None where the host has no room for it.
+    pub(crate) fn new(name: &str, length: u64, read_only: bool) -> Option<Self> {
+        let count = length.div_ceil(4) as usize;
+        let (mut words, mut written) = (vec![], vec![]);
+        words.try_reserve_exact(count).ok()?;
+        written.try_reserve_exact(count).ok()?;
+        words.resize_with(count, AtomicU32::default);
+        written.resize_with(count, AtomicU8::default);
+        Some(Self { name: name.to_owned(), length, read_only, words, written })
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn numbers_of_every_width() {
-        let allocation = Allocation::new("a", 32, false);
+        let allocation = Allocation::new("a", 32, false).unwrap();
         let load = |offset, bytes| {
             let mut words = [0; 4];
             allocation.load(offset, bytes, &mut words).then_some(words)
@@ -175,7 +175,7 @@ mod tests {
     fn bytes_from_any_offset_on() {
         for offset in 0..9 {
             for length in 0..9 {
-                let allocation = Allocation::new("a", 20, false);
+                let allocation = Allocation::new("a", 20, false).unwrap();
                 let bytes: Vec<u8> = (1..=length).collect();
                 allocation.write(offset, &bytes);
                 let mut found = vec![0; bytes.len()];

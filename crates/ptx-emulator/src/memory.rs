@@ -38,6 +38,9 @@ pub enum MemoryError {
     /// An allocation longer than its slot.
     #[error("an allocation of {0} bytes is too long")]
     TooLong(u64),
+    /// An allocation for which the host has no room.
+    #[error("there is no room for an allocation of {0} bytes")]
+    NoRoom(u64),
     /// An address at which no allocation begins, or no longer does.
     #[error("no allocation begins at {0:#x}")]
     NotAnAllocation(u64),
@@ -70,7 +73,8 @@ impl Memory {
         if length > IN_SLOT {
             return Err(MemoryError::TooLong(length));
         }
-        let allocation = Slot::Held(Arc::new(Allocation::new(name, length, read_only)));
+        let allocation = Allocation::new(name, length, read_only).ok_or(MemoryError::NoRoom(length))?;
+        let allocation = Slot::Held(Arc::new(allocation));
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let slot = table.slots.len() as u64;
         Arc::make_mut(&mut table).slots.push(allocation);

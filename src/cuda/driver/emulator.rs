@@ -171,7 +171,13 @@ impl Target for Region {
 
 impl Memory for Region {
     fn clear(&mut self) -> Result<()> {
-        Memory::write(self, &vec![0; self.bytes])
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        for start in (0..self.bytes).step_by(ZEROS.len()) {
+            let part = &ZEROS[..ZEROS.len().min(self.bytes - start)];
+            let written = self.emulator.memory.write(self.address + start as u64, part);
+            written.map_err(|error| refused("to clear memory", &error))?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
