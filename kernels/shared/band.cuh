@@ -23,8 +23,6 @@ struct Head {
     unsigned even;
 };
 
-constexpr float LARGEST = 3.402823466e38f;
-
 template <class X>
 struct Scale;
 

@@ -9,6 +9,9 @@ using f32 = float;
 using f16 = __half;
 using bf16 = __nv_bfloat16;
 
+// The largest number that is finite.
+constexpr float LARGEST = 3.402823466e38f;
+
 __device__ inline float number(f32 value) { return value; }
 __device__ inline float number(f16 value) { return __half2float(value); }
 __device__ inline float number(bf16 value) { return __bfloat162float(value); }

@@ -9,8 +9,6 @@
 
 #include "element.cuh"
 
-constexpr float LARGEST = 3.402823466e38f;
-
 // Pairs, the first number in the low half.
 struct Parts {
     unsigned high;

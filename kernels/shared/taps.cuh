@@ -9,7 +9,7 @@
 #include "element.cuh"
 
 constexpr unsigned WARP = 32;
-constexpr float LOWEST = -3.402823466e38f;
+constexpr float LOWEST = -LARGEST;
 
 // What the weights of a head are normalised by.
 struct Softmax {
