@@ -15,6 +15,16 @@
 // that do not (`_split`); each for softmax over the taps in range (`_in_range`), whose code for the ends of sequences the
 // others need not carry, and for the rest. K, dilation and alignment are numbers at run time.
 //
+// Banks of the block's memory: an octet of taps is 24 passes over them in f32 and 16 in the other types, and its 128
+// multiply-adds take a multiprocessor 32 cycles. Threads of neighbouring groups that met the same banks would make that
+// 72 and 40 passes where rows are 32 bytes, so rows that are narrower than the banks have gaps (shared/stage.cuh). The
+// emulator then counts no conflict but these:
+//   Rows that are no power of two: a block copies rows that are no whole octet, and where a pass reads the taps of heads
+//   that are more than eight apart, two of them meet. Up to a tenth of all passes.
+//   One channel a head: a thread's two heads are neighbours, so eight threads read every other quad and take two passes. A
+//   tenth to a sixth of all passes at K = 3, up to a third at K = 127.
+//   The ends of sequences: each thread reads the taps that are in range for it.
+//
 // Floor and prediction, written before the first run on a GPU. 8 sequences of 4096 tokens, 1024 channels in 16 heads, bf16,
 // on an H100 (3.35 TB/s; 132 multiprocessors of 128 lanes at 1.7 GHz, 29 T multiply-adds/s):
 //   bytes:   134 MB at 3.0 TB/s, what a copy reaches: 45 us. The halo, 30 tokens to 256, adds 6 % of traffic to K = 31.
@@ -24,6 +34,8 @@
 //            which 3 to 4 blocks a multiprocessor hide most of the copies. Predicted 60 to 70 us, 0.65 to 0.75.
 //   K = 127: 146 us of multiply-adds, about 190 us of issue. Predicted 200 us: that is the tensor cores' work.
 // In f32 at K = 31: 268 MB, 89 us; the same instructions less the conversions. Predicted 100 to 110 us, 0.8 to 0.9.
+// In f32 at K = 127: a tile is 512 tokens with a halo of 126, 1.13 of the bytes and 101 us, under 146 us of multiply-adds
+// and 200 us or more of issue: the emulator counts 208 instructions an output, which is 240 us. Predicted 210 to 240 us.
 
 #include "shared/element.cuh"
 #include "shared/tiles.cuh"
@@ -36,16 +48,16 @@ constexpr unsigned THREADS = 256;
 
 // The block's memory, under 48 KiB in all, so that two blocks fit where there are 100 KiB, three in 164 and four in 228:
 // tokens, quads of taps, and the heads that a tile can touch.
-constexpr unsigned TOKEN_BYTES = 38912;
+constexpr unsigned TOKEN_BYTES = 39168;
 constexpr unsigned TAP_QUADS = 576;
 constexpr unsigned HEADS = 64;
 
 // Normalisation.
 constexpr unsigned NONE = 0;
 
-// The numbers of a call, in this order; the plan fills them. Rows of a phase: of_phase = steps + taps - 1.
-//   lanes * 2 channels are a row: a multiple of 16 bytes, and at most 128.
-//   phases * of_phase rows are at most TOKEN_BYTES.
+// The numbers of a call, in this order; the plan fills them. A phase has steps + taps - 1 rows.
+//   lanes * 2 channels are a row: a multiple of 16 bytes, and at most 128. Where it is less, gap is a row, and otherwise 0.
+//   of_phase has room for them and for the gaps between them; phases * of_phase are at most TOKEN_BYTES.
 //   taps is a multiple of 8, and taps / 4 * (heads | 1) at most TAP_QUADS, for as many heads as a row's channels can touch.
 //   rounds * groups * STEPS are at least phases * steps; rounds is 1 unless width <= taps.
 struct Params {
@@ -71,6 +83,9 @@ struct Params {
     // Bytes of a unit in which x and history are read and y is written: 16, 8, 4 or 2, and no less than an element.
     unsigned load_unit;
     unsigned store_unit;
+    // Of `Rows`, in bytes.
+    unsigned gap;
+    unsigned of_phase;
     unsigned unused;
 };
 
@@ -133,8 +148,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
     }
     const Tiles& tiles = params.tiles;
     const Window& window = params.window;
-    const Rows rows = {reinterpret_cast<unsigned char*>(token_memory), params.lanes * unsigned(2 * sizeof(X)),
-                       tiles.steps + params.taps - 1};
+    const Rows rows = {reinterpret_cast<unsigned char*>(token_memory), params.lanes * unsigned(2 * sizeof(X)), params.gap,
+                       params.of_phase};
     const TapMemory memory = {tap_memory, work.heads | 1};
     const auto tokens = [&] {
         return Tokens<X>{x, params.x_stride, history, y, params.y_stride, params.channels, work.first_channel};
@@ -154,9 +169,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
         const bool writes = group < params.groups && channel < work.end_channel && output.exists &&
                             output.position < work.tile.sequence.room;
         const bool computes = writes && output.position < work.tile.sequence.length;
-        unsigned char* words = rows.memory + (output.phase * rows.of_phase + output.step) * rows.pitch +
-                               lane * unsigned(2 * sizeof(X));
-        Place place = {words, rows.pitch, output.position, {0, 0}};
+        unsigned char* words = rows.at(output.phase, output.step) + lane * unsigned(2 * sizeof(X));
+        Place place = {words, rows.pitch, rows.gap, output.position, {0, 0}};
         float2 sums[STEPS];
         if (computes) {
             // The second channel of the last pair may not exist: it is computed as one of the first's head, and not stored.

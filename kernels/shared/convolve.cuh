@@ -11,12 +11,15 @@
 
 constexpr unsigned STEPS = 8;
 constexpr unsigned OCTET = 8;
+static_assert(STEPS == GAP_EVERY && OCTET == GAP_EVERY);
 
 // What a thread convolves. Channels of two heads have taps of their own: SPLIT.
 struct Place {
     // Its first output's first token of the chunk in the block's memory, at its channels.
     const unsigned char* tokens;
+    // How rows lie there, see `Rows`. The first is the first of eight.
     unsigned pitch;
+    unsigned gap;
     // The position of its first output.
     int position;
     // Heads of its channels, counted from the tile's first.
@@ -59,7 +62,7 @@ __device__ inline void multiply_add(float2& sum, float2 tap, float2 token) {
 // seven are there; the others are read from `row` on.
 template <class X, bool SPLIT, bool LAST>
 __device__ void add_octet(float2 (&sums)[STEPS], float2 (&tokens)[STEPS + OCTET - 1], const unsigned char*& row,
-                          unsigned pitch, const TapMemory& memory, const unsigned (&heads)[2], unsigned tap,
+                          unsigned pitch, unsigned gap, const TapMemory& memory, const unsigned (&heads)[2], unsigned tap,
                           unsigned count) {
     float4 quads[2][2];
     for (unsigned q = 0; q < 2; q++) {
@@ -72,7 +75,8 @@ __device__ void add_octet(float2 (&sums)[STEPS], float2 (&tokens)[STEPS + OCTET 
             break;
         }
         tokens[STEPS - 1 + j] = token_at<X>(row);
-        row += pitch;
+        // The octet's own rows end with the first that is read here.
+        row += j == 0 ? pitch + gap : pitch;
         const float4 first = quads[j / 4][0], second = quads[j / 4][1];
         const float2 weight = j % 4 == 0   ? make_float2(first.x, second.x)
                               : j % 4 == 1 ? make_float2(first.y, second.y)
@@ -89,7 +93,7 @@ __device__ void add_octet(float2 (&sums)[STEPS], float2 (&tokens)[STEPS + OCTET 
 template <class X, bool SPLIT>
 __device__ void add_inside(float2 (&sums)[STEPS], const Place& place, const TapMemory& memory, Taps taps) {
     float2 tokens[STEPS + OCTET - 1];
-    const unsigned char* row = place.tokens + taps.begin * place.pitch;
+    const unsigned char* row = place.tokens + bytes_to(taps.begin, place.pitch, place.gap);
 #pragma unroll
     for (unsigned i = 0; i < STEPS - 1; i++) {
         tokens[i] = token_at<X>(row);
@@ -99,14 +103,14 @@ __device__ void add_inside(float2 (&sums)[STEPS], const Place& place, const TapM
     // Twice, so that the tokens change places without being moved.
 #pragma unroll 2
     for (; tap + OCTET <= taps.end; tap += OCTET) {
-        add_octet<X, SPLIT, false>(sums, tokens, row, place.pitch, memory, place.heads, tap, OCTET);
+        add_octet<X, SPLIT, false>(sums, tokens, row, place.pitch, place.gap, memory, place.heads, tap, OCTET);
 #pragma unroll
         for (unsigned i = 0; i < STEPS - 1; i++) {
             tokens[i] = tokens[i + OCTET];
         }
     }
     if (tap < taps.end) {
-        add_octet<X, SPLIT, true>(sums, tokens, row, place.pitch, memory, place.heads, tap, taps.end - tap);
+        add_octet<X, SPLIT, true>(sums, tokens, row, place.pitch, place.gap, memory, place.heads, tap, taps.end - tap);
     }
 }
 
@@ -115,14 +119,13 @@ __device__ void add_inside(float2 (&sums)[STEPS], const Place& place, const TapM
 template <class X, class Weight>
 __device__ void add_at_edge(float2 (&sums)[STEPS], const Place& place, const Window& window, int past, int length,
                             unsigned first, unsigned tap, Weight weight) {
-    const unsigned char* row = place.tokens + tap * place.pitch;
     int position = place.position + int((first + tap) * window.dilation) - int(window.left);
 #pragma unroll
     for (unsigned n = 0; n < STEPS; n++) {
         if (position >= -past && position < length) {
+            const unsigned char* row = place.tokens + bytes_to(tap + n, place.pitch, place.gap);
             multiply_add(sums[n], weight(n), token_at<X>(row));
         }
-        row += place.pitch;
         position += int(window.dilation);
     }
 }

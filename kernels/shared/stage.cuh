@@ -3,6 +3,11 @@
 // A row of the block's memory is `pitch` bytes, the numbers of a token's channels in this tile. It is copied by units of
 // 16 bytes, or of the most that all rows are aligned to: the plan says which. The number of channels is then a multiple
 // of the unit too.
+//
+// Eight rows of any such pitch are a multiple of all the banks, 128 bytes. Threads that follow each other along time read
+// rows that are so far apart: where several of them meet in one access, which they do where a row is less than the banks,
+// they would meet the same banks. There a gap of one row follows every eight rows of a phase: what is eight rows apart then
+// lies on the banks like neighbours do, one behind the other, whatever the pitch.
 #pragma once
 
 #include "copy.cuh"
@@ -42,13 +47,26 @@ struct Tokens {
     }
 };
 
+constexpr unsigned GAP_EVERY = 8;
+
+// Bytes from the first of eight rows to the one that is `rows` after it.
+__device__ inline unsigned bytes_to(unsigned rows, unsigned pitch, unsigned gap) {
+    return rows * pitch + rows / GAP_EVERY * gap;
+}
+
 // How they lie in the block's memory.
 struct Rows {
     unsigned char* memory;
     // Bytes of a row.
     unsigned pitch;
-    // From the first row of a phase to that of the next.
+    // Bytes that are free after every GAP_EVERY rows of a phase: a row, or none.
+    unsigned gap;
+    // Bytes from the first row of a phase to that of the next.
     unsigned of_phase;
+
+    __device__ unsigned char* at(unsigned phase, unsigned step) const {
+        return memory + phase * of_phase + bytes_to(step, pitch, gap);
+    }
 };
 
 // The tokens that `taps` taps of the tile's outputs read, from tap `first_tap` on. Those that there are not are left as
@@ -63,17 +81,18 @@ __device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles&
         return;
     }
     const unsigned channel = tokens.first_channel + unit * unsigned(sizeof(Unit) / sizeof(X));
-    const unsigned of_phase = tiles.steps + taps - 1;
+    // A phase is counted by eights, as gaps are: then no pass of 128 bytes reaches over a gap, where rows are a power of two.
+    const unsigned of_phase = (tiles.steps + taps - 1 + GAP_EVERY - 1) / GAP_EVERY * GAP_EVERY;
 #pragma unroll 1
     for (unsigned row = threadIdx.x / units; row < tiles.phases * of_phase; row += at_once) {
         const unsigned phase = tiles.phases == 1 ? 0 : row / of_phase;
         const unsigned step = row - phase * of_phase;
         const int position = tile.start + int(phase + (step + first_tap) * tiles.dilation) - int(window.left);
-        if (tile.phase + phase >= tiles.dilation || position < -past || position >= tile.sequence.length) {
+        if (step >= tiles.steps + taps - 1 || tile.phase + phase >= tiles.dilation || position < -past ||
+            position >= tile.sequence.length) {
             continue;
         }
-        unsigned char* row_to = rows.memory + (phase * rows.of_phase + step) * rows.pitch;
-        Unit* to = reinterpret_cast<Unit*>(row_to) + unit;
+        Unit* to = reinterpret_cast<Unit*>(rows.at(phase, step)) + unit;
         if (channel >= tokens.channels) {
             *to = Unit();
             continue;
@@ -110,7 +129,7 @@ __device__ void store_by(const Tokens<X>& tokens, const Rows& rows, const Tiles&
     for (unsigned number = threadIdx.x / units; number < tiles.phases * tiles.steps; number += at_once) {
         const Output output = output_at(tiles, tile, number);
         if (output.exists && output.position < tile.sequence.room) {
-            const unsigned char* row = rows.memory + (output.phase * rows.of_phase + output.step) * rows.pitch;
+            const unsigned char* row = rows.at(output.phase, output.step);
             X* to = tokens.y + (tile.sequence.first + unsigned(output.position)) * tokens.y_stride + channel;
             *reinterpret_cast<Unit*>(to) = reinterpret_cast<const Unit*>(row)[unit];
         }

@@ -14,10 +14,12 @@ use crate::{DType, Normalize, Result, Sequences};
 /// Threads of a block.
 const THREADS: usize = 256;
 /// The block's memory: bytes of tokens, quads of taps.
-const TOKEN_BYTES: usize = 38912;
+const TOKEN_BYTES: usize = 39168;
 const TAP_QUADS: usize = 576;
 /// Bytes of a row of the block's memory, at most: the widest first, and a sector.
 const ROW_BYTES: [usize; 3] = [128, 64, 32];
+/// Bytes of the banks of the block's memory.
+const BANKS: usize = 128;
 /// Rows of the halo for each that is written, at most, where there is a choice.
 const HALO: f64 = 0.2;
 /// Taps that are added at once.
@@ -44,7 +46,35 @@ struct Params {
     taps: u32,
     load_unit: u32,
     store_unit: u32,
+    gap: u32,
+    of_phase: u32,
     unused: u32,
+}
+
+/// Bytes that are free after every eight rows of a phase, where rows are less than the banks: see
+/// `kernels/shared/stage.cuh`.
+fn gap(row: usize) -> usize {
+    if row < BANKS { row } else { 0 }
+}
+
+/// Bytes of a phase in the block's memory. Where there are gaps, the threads of the next phase go on among the banks where
+/// those of this one end.
+fn of_phase(row: usize, tiles: &Tiles, taps: usize) -> usize {
+    let (rows, groups) = (tiles.steps + taps - 1, tiles.steps / STEPS);
+    if gap(row) == 0 {
+        return rows * row;
+    }
+    let mut rows = rows + (rows - 1) / STEPS;
+    while tiles.phases > 1 && !((rows - groups) * row).is_multiple_of(BANKS) {
+        rows += 1;
+    }
+    rows * row
+}
+
+/// As many heads as the channels of a row can touch.
+fn most_heads(conv: &Convolution, lanes: usize) -> usize {
+    let (channels, head_channels) = (2 * lanes, conv.head_channels());
+    ((channels + head_channels - 2) / head_channels + 1).min(conv.heads())
 }
 
 /// How channels and time are divided.
@@ -82,23 +112,21 @@ impl Shape {
         let lanes = words.div_ceil(columns).next_multiple_of(16 / (2 * size));
         let columns = words.div_ceil(lanes);
         let groups = THREADS / lanes;
-        // As many heads as so many channels can touch.
-        let (channels, head_channels) = (2 * lanes, conv.head_channels());
-        let heads = ((channels + head_channels - 2) / head_channels + 1).min(conv.heads());
-        let most_rows = TOKEN_BYTES / (channels * size);
-        let most_taps = TAP_QUADS / (heads | 1) / 2 * OCTET;
+        let row = 2 * lanes * size;
+        let most_taps = TAP_QUADS / (most_heads(conv, lanes) | 1) / 2 * OCTET;
         let window = window(conv);
         let all = window.width().next_multiple_of(OCTET);
         let mut rounds = ROUNDS;
         loop {
             let outputs = rounds * groups * STEPS;
             let tiles = Tiles::new(conv.sequences(), window, listed, outputs, columns)?;
-            let fits = all <= most_taps && tiles.phases * (tiles.steps + all - 1) <= most_rows;
+            let fit = |taps: &usize| tiles.phases * of_phase(row, &tiles, *taps) <= TOKEN_BYTES;
+            let fits = all <= most_taps && fit(&all);
             let busy = tiles.groups() >= 2 * u64::from(limits.multiprocessors);
             if rounds == 1 || fits && busy {
                 // What the block's memory does not hold goes chunk by chunk, in one round.
-                let room = most_rows / tiles.phases - tiles.steps + 1;
-                let taps = if fits { all } else { most_taps.min(room / OCTET * OCTET) };
+                let mut chunks = (1..=most_taps.min(all) / OCTET).rev().map(|octets| octets * OCTET);
+                let taps = chunks.find(fit).unwrap_or(OCTET);
                 let rounds = tiles.outputs().div_ceil(groups * STEPS);
                 return Ok(Shape { lanes, groups, tiles, rounds, taps });
             }
@@ -110,16 +138,14 @@ impl Shape {
     fn holds(&self, conv: &Convolution) -> bool {
         let Shape { lanes, groups, tiles, rounds, taps } = *self;
         let (row, width) = (2 * lanes * conv.dtype().size(), conv.window().width());
-        let heads = (conv.heads().min(2 * lanes) + 1).min((2 * lanes).div_ceil(conv.head_channels()) + 1);
-        let heads = heads.min(conv.heads());
         row.is_multiple_of(16)
             && row <= ROW_BYTES[0]
             && lanes * groups <= THREADS
             && lanes * tiles.columns * 2 >= conv.channels()
-            && row * tiles.phases * (tiles.steps + taps - 1) <= TOKEN_BYTES
+            && tiles.phases * of_phase(row, &tiles, taps) <= TOKEN_BYTES
             && taps.is_multiple_of(OCTET)
             && taps > 0
-            && taps / 4 * (heads.min(64) | 1) <= TAP_QUADS
+            && taps / 4 * (most_heads(conv, lanes) | 1) <= TAP_QUADS
             && tiles.steps.is_multiple_of(STEPS)
             && rounds * groups * STEPS >= tiles.outputs()
             && (rounds == 1 || width <= taps)
@@ -142,7 +168,7 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
     let Shape { lanes, tiles, taps, .. } = Shape::new(conv, listed, limits)?;
     let (near, window) = (window(conv), WindowParams::new(conv)?);
     let (width, normalized) = (window.width as usize, conv.normalize() != Normalize::None);
-    let row = (conv.channels() * conv.dtype().size() / SECTOR) as u64;
+    let row = (conv.channels() * conv.dtype().size()).div_ceil(SECTOR) as u64;
     // The heads of each column's channels.
     let columns = (0..tiles.columns).map(|column| {
         let first = column * 2 * lanes;
@@ -181,6 +207,7 @@ pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &L
     debug_assert!(shape.holds(conv), "{shape:?} for {conv:?}");
     let Shape { lanes, groups, tiles, rounds, taps } = shape;
     let (dtype, channels) = (conv.dtype(), conv.channels());
+    let row = 2 * lanes * dtype.size();
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };
     let params = Params {
@@ -199,6 +226,8 @@ pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &L
         taps: taps as u32,
         load_unit: unit(dtype, channels, read),
         store_unit: unit(dtype, channels, &[places.y]),
+        gap: gap(row) as u32,
+        of_phase: of_phase(row, &tiles, taps) as u32,
         unused: 0,
     };
     let in_range = conv.normalize() == Normalize::SoftmaxInRange;

@@ -30,8 +30,15 @@ fn light_conv(
     conv: Convolution,
     sequences: &Sequences,
 ) -> (LaunchProfile, Traffic) {
+    let predicted = LightConv::new(gpu, LightConvProblem::new(conv)).unwrap().traffic(sequences).unwrap();
+    let launch = run_light_conv(device, conv, sequences);
+    assert_counted(&launch, predicted);
+    (launch, predicted)
+}
+
+/// Runs a light convolution without a bias.
+fn run_light_conv(device: &Device, conv: Convolution, sequences: &Sequences) -> LaunchProfile {
     let problem = LightConvProblem::new(conv);
-    let predicted = LightConv::new(gpu, problem).unwrap().traffic(sequences).unwrap();
     let mut numbers = Numbers::new(7);
     let x = numbers.draw(&sequences.shape().tensor(conv.channels()), conv.dtype(), 1.0).on(device);
     let weight = numbers.draw(&problem.weight_shape(), conv.parameters(), 1.0).on(device);
@@ -43,9 +50,7 @@ fn light_conv(
         sequences: Some(sequences),
         history: history.as_ref(),
     };
-    let launch = profiled(device, || ops::light_conv(&x, &weight, conv.window(), &options).unwrap());
-    assert_counted(&launch, predicted);
-    (launch, predicted)
+    profiled(device, || ops::light_conv(&x, &weight, conv.window(), &options).unwrap())
 }
 
 proptest! {
@@ -112,6 +117,62 @@ fn matrices_do_not_fight_for_banks() {
         let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
         assert_eq!(conflicts, [0, 0], "{}, on {} blocks", launch.entry, launch.grid);
         assert!(profile.matrix_multiply_adds > 0);
+    }
+}
+
+/// Bank conflicts of light convolution by multiply-adds, and all passes over the banks. Tokens are rows of so many bytes,
+/// of heads of two channels; wide windows divide them into narrower ones. All taps are in range: the past is there, and
+/// sequences are whole octets of outputs.
+fn multiply_add_conflicts(
+    device: &Device,
+    row: usize,
+    dtype: DType,
+    width: usize,
+    dilation: usize,
+) -> [u64; 2] {
+    let sequences = Sequences::batch(2, 2048 / (8 * dilation) * 8 * dilation).unwrap();
+    let reach = (width - 1) * dilation;
+    let sequences = sequences.after(&[reach, reach]).unwrap();
+    let (channels, window) = (row / dtype.size(), Window::new(width, dilation, reach).unwrap());
+    let conv = Convolution::new(sequences.shape(), channels, channels / 2, window, dtype)
+        .and_then(|conv| conv.with_history(true))
+        .unwrap();
+    let launch = run_light_conv(device, conv, &sequences);
+    assert_eq!(launch.entry, "light_conv");
+    let (loads, stores) = (launch.profile.shared_loads, launch.profile.shared_stores);
+    [loads.conflicts() + stores.conflicts(), loads.passes + stores.passes]
+}
+
+/// Where rows of the shared memory are a power of two, light convolution by multiply-adds meets no bank twice.
+#[test]
+fn multiply_adds_do_not_fight_for_banks() {
+    let device = Device::cuda_emulated();
+    for dtype in DType::ALL {
+        for row in [16, 32, 64, 128] {
+            for (width, dilation) in
+                [(3, 1), (31, 1), (127, 1), (8, 3), (31, 3), (8, 16), (16, 250), (31, 250)]
+            {
+                let [conflicts, _] = multiply_add_conflicts(&device, row, dtype, width, dilation);
+                assert_eq!(conflicts, 0, "rows of {row} bytes, {dtype}, K = {width}, r = {dilation}");
+            }
+        }
+    }
+}
+
+/// Where they are not, it meets few: where a block copies rows that are no whole octet, and where a pass reads the taps of
+/// heads that are more than eight apart.
+#[test]
+fn multiply_adds_on_odd_rows_fight_little_for_banks() {
+    let device = Device::cuda_emulated();
+    for dtype in DType::ALL {
+        for row in [48, 80, 96, 112] {
+            for (width, dilation) in [(3, 1), (31, 1), (127, 1), (31, 3), (8, 16), (31, 250)] {
+                let [conflicts, passes] = multiply_add_conflicts(&device, row, dtype, width, dilation);
+                let share = conflicts as f64 / passes as f64;
+                println!("rows of {row} bytes, {dtype}, K = {width}, r = {dilation}: {share:.3}");
+                assert!(share <= 0.1, "rows of {row} bytes, {dtype}, K = {width}, r = {dilation}: {share}");
+            }
+        }
     }
 }
 
