@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask ...`.
 
 mod bundle;
+mod driver;
 mod ptx;
 mod vulkan;
 
@@ -103,8 +104,10 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         }
     }
     conformance(&["--backend", "reference", "--backend", "cpu"])?;
-    // The kernels for NVIDIA GPUs, wherever there is none.
+    // The kernels for NVIDIA GPUs, wherever there is none, and the calls of their driver.
     conformance(&["--backend", "cuda-emulated"])?;
+    run(&mut example("cuda_counts", &["--time", "300", "--channels", "64", "--widths", "3,31"]))?;
+    driver::test(&root())?;
     race(&["--backend", "cpu"])?;
     if let Some(adapter) = adapter {
         conformance(&adapter.flags())?;

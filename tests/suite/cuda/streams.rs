@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lightspan::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use lightspan::cuda::cudarc::driver::{CudaSlice, CudaStream};
-use lightspan::cuda::{DeviceSequences, Elements, Gpu, LightConv, LightConvArgs, Rows, RowsMut};
-use lightspan::problem::LightConvProblem;
+use lightspan::cuda::{
+    DeviceSequences, Elements, Gpu, History, HistoryArgs, LightConv, LightConvArgs, Linear, LinearArgs, Rows,
+    RowsMut,
+};
+use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
 use lightspan::reference::Estimate;
 use lightspan::{DType, Device, Normalize, Sequences, Window, bf16};
 
@@ -131,6 +134,52 @@ fn a_graph_runs_what_was_captured() {
         graph.launch().unwrap();
     }
     memory.check(&stream, &call.expected());
+    // SAFETY: all memory that was made without it is on this stream, and this test is done with it.
+    unsafe { stream.context().enable_event_tracking() };
+}
+
+/// However its memory is aligned: all that a prepared operator may need is loaded, also where each alignment has a kernel of
+/// its own.
+#[test]
+fn nothing_is_loaded_while_a_graph_is_captured() {
+    let _alone = alone();
+    let Some((_, stream)) = stream() else { return };
+    // SAFETY: all that follows is used on one stream, and outlives what uses it.
+    unsafe { stream.context().disable_event_tracking() };
+    let gpu = Gpu::new(stream.clone()).unwrap();
+    let sequences = Sequences::batch(2, 3).unwrap();
+    let conv = Convolution::new(sequences.shape(), 8, 1, Window::causal(5).unwrap(), DType::BF16).unwrap();
+    let history = History::new(&gpu, HistoryProblem::new(conv).unwrap()).unwrap();
+    let linear = Linear::new(&gpu, LinearProblem::new(6, 8, 4, DType::BF16).unwrap()).unwrap();
+    let list = DeviceSequences::new(&gpu, &sequences).unwrap();
+    let numbers = |count: usize| (0..count).map(|i| bf16::from_f32(i as f32)).collect::<Vec<_>>();
+    let (x, before) = (stream.clone_htod(&numbers(56)).unwrap(), stream.clone_htod(&numbers(72)).unwrap());
+    for offset in [0, 1, 2, 4] {
+        let mut next = stream.clone_htod(&numbers(72)).unwrap();
+        let mut y = stream.clone_htod(&numbers(32)).unwrap();
+        stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        let history_args = HistoryArgs {
+            sequences: &list,
+            x: Rows::contiguous(Elements::from(&x).at(offset)),
+            history: Elements::from(&before).at(offset),
+            next: (&mut next).into(),
+        };
+        history.launch(history_args).unwrap();
+        let linear_args = LinearArgs {
+            x: Rows::contiguous(Elements::from(&x).at(offset)),
+            weight: (&before).into(),
+            bias: None,
+            y: RowsMut::contiguous(&mut y),
+        };
+        linear.launch(linear_args).unwrap();
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        graph.launch().unwrap();
+        let next = stream.clone_dtoh(&next).unwrap();
+        stream.synchronize().unwrap();
+        // The fourth row of the history, and the first token.
+        assert_eq!(next[..8], numbers(72)[offset + 24..][..8]);
+        assert_eq!(next[8..16], numbers(56)[offset..][..8]);
+    }
     // SAFETY: all memory that was made without it is on this stream, and this test is done with it.
     unsafe { stream.context().enable_event_tracking() };
 }

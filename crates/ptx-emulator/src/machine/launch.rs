@@ -208,6 +208,12 @@ impl Module {
         self.programs.iter().map(|p| p.name.as_str())
     }
 
+    /// Bytes of each parameter of a kernel, in their order; none where there is no such kernel.
+    pub fn parameters(&self, entry: &str) -> Option<Vec<u64>> {
+        let program = self.programs.iter().find(|p| p.name == entry)?;
+        Some(program.params.iter().map(|param| param.bytes).collect())
+    }
+
     /// The text of a line of the source, counted from 1, trimmed.
     pub fn line(&self, line: u32) -> &str {
         self.source.lines().nth((line as usize).wrapping_sub(1)).unwrap_or("").trim()

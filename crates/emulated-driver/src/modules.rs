@@ -1,0 +1,161 @@
+//! Modules, kernels and their launches.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ptx_emulator::{Arg, Launch, Module};
+
+use crate::codes::{
+    CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS,
+};
+use crate::memory::{MEMORY, failed};
+use crate::streams::{Stream, captures, outside_capture};
+
+/// A module, until it is unloaded.
+pub(crate) struct Loaded {
+    module: Module,
+    unloaded: AtomicBool,
+}
+
+/// A kernel. It stays for good: a program may hold on to it past its module, which is told.
+pub(crate) struct Function {
+    loaded: Arc<Loaded>,
+    entry: String,
+    /// Bytes of each parameter.
+    parameters: Vec<u64>,
+}
+
+/// A launch, with its arguments as they were then.
+#[derive(Clone)]
+pub(crate) struct Work {
+    function: &'static Function,
+    launch: Launch,
+    arguments: Vec<Arg>,
+}
+
+impl Work {
+    pub(crate) fn run(&self) -> Code {
+        let Function { loaded, entry, .. } = self.function;
+        if loaded.unloaded.load(Ordering::Acquire) {
+            return INVALID_HANDLE;
+        }
+        let run = loaded.module.launch(entry, &self.launch, &self.arguments, &MEMORY);
+        run.map_or_else(|error| failed(&error), |_| SUCCESS)
+    }
+}
+
+/// # Safety
+///
+/// `module` is valid for one write, and `image` is a string.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleLoadData(module: *mut *const Loaded, image: *const c_void) -> Code {
+    if outside_capture(SUCCESS) != SUCCESS {
+        return CAPTURE_UNSUPPORTED;
+    }
+    // SAFETY: the caller's promise.
+    let Ok(source) = unsafe { CStr::from_ptr(image.cast()) }.to_str() else {
+        return INVALID_PTX;
+    };
+    match Module::load(source, &MEMORY) {
+        Ok(loaded) => {
+            let loaded = Arc::new(Loaded { module: loaded, unloaded: AtomicBool::new(false) });
+            // SAFETY: the caller's promise.
+            unsafe { module.write(Arc::into_raw(loaded)) };
+            SUCCESS
+        }
+        Err(error) => {
+            failed(&error);
+            INVALID_PTX
+        }
+    }
+}
+
+/// # Safety
+///
+/// `module` is one that was loaded, and is not used again.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleUnload(module: *const Loaded) -> Code {
+    // SAFETY: it came from `Arc::into_raw` and is given back once.
+    unsafe { Arc::from_raw(module) }.unloaded.store(true, Ordering::Release);
+    SUCCESS
+}
+
+/// # Safety
+///
+/// `function` is valid for one write, `module` is loaded, and `name` is a string.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut *const Function,
+    module: *const Loaded,
+    name: *const c_char,
+) -> Code {
+    // SAFETY: the module is loaded, so that its count is at least one: this one is added to it.
+    let loaded = unsafe {
+        Arc::increment_strong_count(module);
+        Arc::from_raw(module)
+    };
+    // SAFETY: the caller's promise.
+    let entry = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    let Some(parameters) = loaded.module.parameters(&entry) else {
+        return NOT_FOUND;
+    };
+    let found = Box::leak(Box::new(Function { loaded, entry, parameters }));
+    // SAFETY: the caller's promise.
+    unsafe { function.write(found) };
+    SUCCESS
+}
+
+/// # Safety
+///
+/// `value` is valid for one write.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuFuncGetAttribute(
+    value: *mut c_int,
+    _attribute: c_int,
+    _function: *const Function,
+) -> Code {
+    // SAFETY: the caller's promise.
+    unsafe { value.write(1) };
+    outside_capture(SUCCESS)
+}
+
+/// # Safety
+///
+/// `function` came from `cuModuleGetFunction`, and `parameters` points to as many pointers as it has parameters, each to as
+/// many bytes as that parameter has.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuLaunchKernel(
+    function: *const Function,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    stream: Stream,
+    parameters: *const *const c_void,
+    _extra: *const *const c_void,
+) -> Code {
+    // SAFETY: functions are never freed.
+    let Some(function) = (unsafe { function.as_ref::<'static>() }) else {
+        return INVALID_HANDLE;
+    };
+    if parameters.is_null() {
+        return INVALID_VALUE;
+    }
+    let arguments = function.parameters.iter().enumerate().map(|(i, &bytes)| {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { std::slice::from_raw_parts((*parameters.add(i)).cast::<u8>(), bytes as usize) };
+        Arg::Bytes(bytes.to_vec())
+    });
+    let mut launch = Launch::new([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    launch.dynamic_shared = shared;
+    let work = Work { function, launch, arguments: arguments.collect() };
+    if let Some(capture) = captures().get_mut(&stream) {
+        capture.work.push(work);
+        return SUCCESS;
+    }
+    work.run()
+}
