@@ -262,6 +262,13 @@ impl Device {
     pub fn cuda_emulated() -> Self {
         Device { room: Room::Cuda(cuda::Gpu::emulated()) }
     }
+
+    /// The same with what another device has: see [`cuda::Gpu::emulated_with`].
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn cuda_emulated_with(limits: cuda::Limits) -> Self {
+        Device { room: Room::Cuda(cuda::Gpu::emulated_with(limits)) }
+    }
 }
 
 /// Whether tensors of one may be used with those of the other in one call: a device that is opened twice is two.

@@ -19,7 +19,6 @@ pub use emulator::LaunchProfile;
 
 use crate::Result;
 use crate::cuda::limits::Limits;
-use crate::cuda::modules::Module;
 use crate::cuda::plan::Launch;
 
 /// A device, and the queue that its work goes to.
@@ -32,8 +31,8 @@ pub(crate) trait Driver: Send + Sync {
     /// Memory that nobody has written.
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<Box<dyn Memory>>;
 
-    /// A kernel, loaded and ready to be launched.
-    fn kernel(&self, module: &'static Module, entry: &'static str) -> Result<Arc<dyn Kernel>>;
+    /// The kernel of a launch, loaded and ready for it and others.
+    fn kernel(&self, launch: &Launch) -> Result<Arc<dyn Kernel>>;
 
     /// Waits until all that was started is done.
     fn synchronize(&self) -> Result<()>;

@@ -85,11 +85,18 @@ impl Gpu {
     }
 
     /// A device that runs the kernels on the CPU, checks what they do and counts their traffic. It is slow, and says
-    /// nothing of how fast they are.
+    /// nothing of how fast they are. It has what an A100 has, for which the kernels are compiled.
     #[cfg(feature = "emulator")]
     #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
     pub fn emulated() -> Self {
-        Gpu::of(Room::Emulated(Emulator::new()))
+        Gpu::emulated_with(Limits::A100)
+    }
+
+    /// The same with what another device has: plans go by that.
+    #[cfg(feature = "emulator")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
+    pub fn emulated_with(limits: Limits) -> Self {
+        Gpu::of(Room::Emulated(Emulator::new(limits)))
     }
 
     /// Whether it is an emulated one.
@@ -176,7 +183,7 @@ impl Gpu {
         if let Some(kernel) = lock(&self.0.kernels).get(&key) {
             return Ok(kernel.clone());
         }
-        let kernel = self.driver().kernel(launch.module, launch.entry)?;
+        let kernel = self.driver().kernel(launch)?;
         Ok(lock(&self.0.kernels).entry(key).insert_entry(kernel).get().clone())
     }
 

@@ -17,6 +17,9 @@ pub(crate) struct Launch {
     pub(crate) grid: u32,
     /// Threads of a block.
     pub(crate) block: u32,
+    /// Bytes of shared memory that a block has beside what its kernel declares. A kernel has some in every launch, or in
+    /// none.
+    pub(crate) shared: u32,
     pub(crate) params: Params,
 }
 
@@ -30,7 +33,13 @@ impl Launch {
         limits: &Limits,
     ) -> Result<Self> {
         within("blocks of", entry, blocks, limits.blocks.into())?;
-        Ok(Launch { module, entry, grid: blocks as u32, block, params: Params::new(params) })
+        Ok(Launch { module, entry, grid: blocks as u32, block, shared: 0, params: Params::new(params) })
+    }
+
+    /// With so many bytes of shared memory for each block, or an error where the device has less.
+    pub(crate) fn with_shared(self, bytes: u64, limits: &Limits) -> Result<Self> {
+        within("bytes of shared memory of", self.entry, bytes, limits.shared_memory.into())?;
+        Ok(Launch { shared: bytes as u32, ..self })
     }
 }
 

@@ -6,10 +6,10 @@ use crate::cuda::{history, light_conv, linear, modules};
 use crate::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
 use crate::{DType, Error, Normalize, Sequences, Window};
 
-/// An H100, and something small.
+/// Something big, and something small.
 const DEVICES: [Limits; 2] = [
-    Limits { capability: [9, 0], multiprocessors: 132, shared_memory: 227 << 10, blocks: i32::MAX as u32 },
-    Limits { capability: [8, 7], multiprocessors: 4, shared_memory: 163 << 10, blocks: i32::MAX as u32 },
+    Limits::H100,
+    Limits { capability: [8, 7], multiprocessors: 4, shared_memory: 99 << 10, ..Limits::A100 },
 ];
 
 /// Sequences of every layout, short and long, few and many.

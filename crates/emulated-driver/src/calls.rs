@@ -66,6 +66,9 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, _device: c_i
     INVALID_VALUE
 }
 
+/// Bytes of shared memory that a block may have.
+pub(crate) const SHARED_MEMORY: u32 = 163 << 10;
+
 /// Those of an A100, for which the kernels are compiled.
 ///
 /// # Safety
@@ -82,7 +85,7 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _
         75 => 8,
         76 => 0,
         // Shared memory that a block may opt in to.
-        97 => 163 << 10,
+        97 => SHARED_MEMORY as c_int,
         // Pools of memory.
         115 => 1,
         _ => return INVALID_VALUE,

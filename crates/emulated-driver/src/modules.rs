@@ -2,10 +2,11 @@
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ptx_emulator::{Arg, Launch, Module};
 
+use crate::calls::SHARED_MEMORY;
 use crate::codes::{
     CAPTURE_UNSUPPORTED, Code, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NOT_FOUND, SUCCESS,
 };
@@ -24,7 +25,17 @@ pub(crate) struct Function {
     entry: String,
     /// Bytes of each parameter.
     parameters: Vec<u64>,
+    /// Bytes of shared memory that it declares, and how many more a launch may give it.
+    declared: u32,
+    leave: AtomicU32,
 }
+
+/// Bytes of dynamic shared memory that need no leave.
+const WITHOUT_LEAVE: u32 = 48 << 10;
+
+/// Attributes of a kernel.
+const DECLARED: c_int = 1;
+const LEAVE: c_int = 8;
 
 /// A launch, with its arguments as they were then.
 #[derive(Clone)]
@@ -97,10 +108,13 @@ unsafe extern "C" fn cuModuleGetFunction(
     };
     // SAFETY: the caller's promise.
     let entry = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
-    let Some(parameters) = loaded.module.parameters(&entry) else {
+    let (Some(parameters), Some(declared)) =
+        (loaded.module.parameters(&entry), loaded.module.shared_bytes(&entry))
+    else {
         return NOT_FOUND;
     };
-    let found = Box::leak(Box::new(Function { loaded, entry, parameters }));
+    let (declared, leave) = (declared as u32, WITHOUT_LEAVE.into());
+    let found = Box::leak(Box::new(Function { loaded, entry, parameters, declared, leave }));
     // SAFETY: the caller's promise.
     unsafe { function.write(found) };
     SUCCESS
@@ -108,16 +122,41 @@ unsafe extern "C" fn cuModuleGetFunction(
 
 /// # Safety
 ///
-/// `value` is valid for one write.
+/// `value` is valid for one write, and `function` came from `cuModuleGetFunction`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuFuncGetAttribute(
     value: *mut c_int,
-    _attribute: c_int,
-    _function: *const Function,
+    attribute: c_int,
+    function: *const Function,
 ) -> Code {
+    // SAFETY: functions are never freed.
+    let Some(function) = (unsafe { function.as_ref::<'static>() }) else {
+        return INVALID_HANDLE;
+    };
+    if attribute != DECLARED {
+        return INVALID_VALUE;
+    }
     // SAFETY: the caller's promise.
-    unsafe { value.write(1) };
+    unsafe { value.write(function.declared as c_int) };
     outside_capture(SUCCESS)
+}
+
+/// # Safety
+///
+/// `function` came from `cuModuleGetFunction`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuFuncSetAttribute(function: *const Function, attribute: c_int, value: c_int) -> Code {
+    // SAFETY: functions are never freed.
+    let Some(function) = (unsafe { function.as_ref::<'static>() }) else {
+        return INVALID_HANDLE;
+    };
+    match u32::try_from(value) {
+        Ok(leave) if attribute == LEAVE && function.declared + leave <= SHARED_MEMORY => {
+            function.leave.store(leave, Ordering::Release);
+            outside_capture(SUCCESS)
+        }
+        _ => INVALID_VALUE,
+    }
 }
 
 /// # Safety
@@ -142,7 +181,7 @@ unsafe extern "C" fn cuLaunchKernel(
     let Some(function) = (unsafe { function.as_ref::<'static>() }) else {
         return INVALID_HANDLE;
     };
-    if parameters.is_null() {
+    if parameters.is_null() || shared > function.leave.load(Ordering::Acquire) {
         return INVALID_VALUE;
     }
     let arguments = function.parameters.iter().enumerate().map(|(i, &bytes)| {
@@ -152,6 +191,7 @@ unsafe extern "C" fn cuLaunchKernel(
     });
     let mut launch = Launch::new([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
     launch.dynamic_shared = shared;
+    launch.shared_limit = SHARED_MEMORY;
     let work = Work { function, launch, arguments: arguments.collect() };
     if let Some(capture) = captures().get_mut(&stream) {
         capture.work.push(work);

@@ -195,6 +195,10 @@ fn launches_are_held_to_the_directives() {
     assert!(of(&memory, ".reqntid 64", Launch::linear(1, 32)).is_err());
     assert!(of(&memory, "", Launch::linear(1, 1025)).is_err());
     assert!(of(&memory, "", Launch { dynamic_shared: 300_000, ..Launch::linear(1, 32) }).is_err());
+    let of_99_kib = Launch { dynamic_shared: 99 << 10, shared_limit: 99 << 10, ..Launch::linear(1, 32) };
+    assert!(of(&memory, "", of_99_kib.clone()).is_ok());
+    let refused = of(&memory, "", Launch { dynamic_shared: (99 << 10) + 1, ..of_99_kib }).unwrap_err();
+    assert_eq!(refused.to_string(), "101377 bytes of shared memory where a block has 101376");
 }
 
 #[test]

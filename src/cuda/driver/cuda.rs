@@ -120,12 +120,20 @@ impl Driver for Cuda {
         }
     }
 
-    fn kernel(&self, module: &'static Module, entry: &'static str) -> Result<Arc<dyn Kernel>> {
-        let function = self.module(module)?.load_function(entry).map_err(|error| refused(entry, error))?;
+    fn kernel(&self, launch: &Launch) -> Result<Arc<dyn Kernel>> {
+        use CUfunction_attribute as A;
+        let entry = launch.entry;
+        let refused = |error| refused(entry, error);
+        let function = self.module(launch.module)?.load_function(entry).map_err(refused)?;
         // To ask for a property has the driver load the kernel now, which it would put off to the first launch: that one
         // may be part of a graph capture, which allows no loading.
-        let registers = function.get_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS);
-        registers.map_err(|error| refused(entry, error))?;
+        let declared = function.get_attribute(A::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES).map_err(refused)?;
+        if launch.shared > 0 {
+            // More than 48 KiB need the host's leave.
+            let left = i32::try_from(self.limits.shared_memory).unwrap_or(i32::MAX) - declared;
+            let leave = A::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(leave, left).map_err(refused)?;
+        }
         Ok(Arc::new(Function { entry, function }))
     }
 
@@ -160,7 +168,7 @@ impl Kernel for Function {
         let config = LaunchConfig {
             grid_dim: (launch.grid, 1, 1),
             block_dim: (launch.block, 1, 1),
-            shared_mem_bytes: 0,
+            shared_mem_bytes: launch.shared,
         };
         // SAFETY: the addresses and the parameters are in the order of the kernel's own; that the memory is there and
         // nobody else's is the caller's promise.

@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 /// An emulated device.
 pub(crate) struct Emulator {
+    limits: Limits,
     memory: ptx_emulator::Memory,
     modules: Mutex<HashMap<&'static str, Arc<ptx_emulator::Module>>>,
     /// What the launches did, while somebody wants to know.
@@ -33,14 +34,10 @@ pub struct LaunchProfile {
     pub profile: Profile,
 }
 
-/// What is emulated: shared memory and multiprocessors of an A100, for which the kernels are compiled.
-const LIMITS: Limits =
-    Limits { capability: [8, 0], multiprocessors: 108, shared_memory: 163 << 10, blocks: i32::MAX as u32 };
-
 impl Emulator {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let (memory, modules, profiles) = Default::default();
-        Arc::new(Emulator { memory, modules, profiles })
+        Arc::new(Emulator { limits, memory, modules, profiles })
     }
 
     /// Begins to keep what launches do.
@@ -70,7 +67,7 @@ impl Driver for Arc<Emulator> {
     }
 
     fn limits(&self) -> &Limits {
-        &LIMITS
+        &self.limits
     }
 
     fn allocate(&self, what: &'static str, bytes: usize) -> Result<Box<dyn Memory>> {
@@ -81,8 +78,8 @@ impl Driver for Arc<Emulator> {
         Ok(Box::new(Region { emulator: self.clone(), address, bytes }))
     }
 
-    fn kernel(&self, module: &'static Module, entry: &'static str) -> Result<Arc<dyn Kernel>> {
-        Ok(Arc::new(Function { module: self.module(module)?, entry }))
+    fn kernel(&self, launch: &Launch) -> Result<Arc<dyn Kernel>> {
+        Ok(Arc::new(Function { module: self.module(launch.module)?, entry: launch.entry }))
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -107,7 +104,9 @@ impl Kernel for Function {
         };
         let mut arguments: Vec<_> = addresses.iter().map(|&address| Arg::U64(address)).collect();
         arguments.push(Arg::Bytes(launch.params.bytes().to_vec()));
-        let shape = ptx_emulator::Launch::linear(launch.grid, launch.block);
+        let mut shape = ptx_emulator::Launch::linear(launch.grid, launch.block);
+        shape.dynamic_shared = launch.shared;
+        shape.shared_limit = emulator.limits.shared_memory;
         let profile = self
             .module
             .launch(self.entry, &shape, &arguments, &emulator.memory)

@@ -61,6 +61,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub dynamic_shared: u32,
+    /// Bytes of shared memory that a block may have, static and dynamic: by default 227 KiB, the most of any device.
+    pub shared_limit: u32,
     /// Whether shared memory is watched for races. On unless turned off.
     pub races: bool,
     /// Warp instructions that a block may run.
@@ -121,7 +123,8 @@ impl Launch {
 
     /// Blocks and threads along three axes, all checks on, no dynamic shared memory.
     pub fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
-        Self { grid, block, dynamic_shared: 0, races: true, instruction_limit: 1 << 32, threads: None }
+        let (races, instruction_limit, threads) = (true, 1 << 32, None);
+        Self { grid, block, dynamic_shared: 0, shared_limit: 227 << 10, races, instruction_limit, threads }
     }
 
     fn check(&self, program: &Program) -> Result<(), LaunchError> {
@@ -143,8 +146,8 @@ impl Launch {
             ));
         }
         let shared = program.shared_bytes + u64::from(self.dynamic_shared);
-        if shared > 227 * 1024 {
-            return shape(format!("{shared} bytes of shared memory"));
+        if shared > u64::from(self.shared_limit) {
+            return shape(format!("{shared} bytes of shared memory where a block has {}", self.shared_limit));
         }
         Ok(())
     }
@@ -212,6 +215,11 @@ impl Module {
     pub fn parameters(&self, entry: &str) -> Option<Vec<u64>> {
         let program = self.programs.iter().find(|p| p.name == entry)?;
         Some(program.params.iter().map(|param| param.bytes).collect())
+    }
+
+    /// Bytes of shared memory that a kernel declares; none where there is no such kernel.
+    pub fn shared_bytes(&self, entry: &str) -> Option<u64> {
+        self.programs.iter().find(|p| p.name == entry).map(|program| program.shared_bytes)
     }
 
     /// The text of a line of the source, counted from 1, trimmed.
