@@ -3,14 +3,18 @@
 
     python3 benches/pytorch.py [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--seconds 1]
 
-Needs torch and nothing else. `--size 8,4096,1024,16 --widths 3,31,127 --only light` is the group `light_conv_large`; `--json FILE` adds
-the figures to a file, a line of JSON each. On a GPU times are the device's own, of calls that were all put into its
-stream before the first began, as far as that goes. What is timed is what people write for these operators:
+Needs torch and nothing else. `--size 8,4096,1024,16 --widths 3,31,127 --only light` is the group `light_conv_large`, and
+without `--only` there are `dynamic_conv_large` and `by_length_large` too. `--beside FILE` reads what `cargo bench` wrote to
+the file `LIGHTSPAN_BENCH_JSON` and sets it beside PyTorch's times; `--json FILE` adds the figures to a file, a line of JSON
+each. On a GPU times are the device's own, of calls that were all put into its stream before the first began, as far as
+that goes. What is timed is what people write for these operators:
 
 - light convolution: softmax of the weight, then grouped conv1d, with x as `[B, C, T]` (which conv1d wants) and with x
   as `[B, T, C]` (which the layers around it have, so two transpositions more);
 - dynamic convolution: the generating product, softmax, unfold, and a batched product over the taps; and with a
   multiply-add for each tap in place of the last two, which takes more care to write;
+- span-based dynamic convolution: a depthwise conv1d, a product with its result, that times the query, and then the
+  dynamic convolution of the values, unfolded, whose taps come from it;
 - attention: scaled_dot_product_attention over the whole sequence, the same with a mask of the reach of the window,
   and the naive composition of two products and a softmax.
 
@@ -29,7 +33,9 @@ import time
 import torch
 import torch.nn.functional as F
 
+# The sizes of the Rust benchmarks.
 SIZE = "8,512,512,8"
+LARGE = "8,4096,1024,16"
 WIDTHS = "3,7,15,31,63"
 REACH = 31
 
@@ -61,11 +67,12 @@ def light_conv(x, weight):
     return light_conv_channels_first(x.transpose(1, 2), weight).transpose(1, 2).contiguous()
 
 
-def dynamic_conv(x, generator, heads):
-    """x `[B, T, C]`, generator `[H K, C]`."""
+def dynamic_conv(x, generator, heads, query=None):
+    """x `[B, T, C]`, generator `[H K, C]`, and a query `[B, T, C]` where it is not x."""
     batch, length, channels = x.shape
     width = generator.shape[0] // heads
-    logits = F.linear(x, generator).view(batch * length * heads, width, 1)
+    query = x if query is None else query
+    logits = F.linear(query, generator).view(batch * length * heads, width, 1)
     weights = F.softmax(logits, dim=1)
     padded = F.pad(x, (0, 0, width // 2, width // 2))
     # [B, T, C, K] as a view, then in memory as one matrix [R, K] for each token and head.
@@ -83,6 +90,13 @@ def dynamic_conv_by_tap(x, generator, heads):
     for j in range(width):
         y.addcmul_(weights[..., j : j + 1], padded[:, j : j + length])
     return y.view(batch, length, channels)
+
+
+def span_conv(x, query, value, depthwise, pointwise, generator, heads):
+    """x, query and value `[B, T, C]`, depthwise `[C, 1, K]`, pointwise `[C, C]`, generator `[H K, C]`."""
+    channels, _, width = depthwise.shape
+    spans = F.conv1d(x.transpose(1, 2), depthwise, padding=width // 2, groups=channels).transpose(1, 2)
+    return dynamic_conv(value, generator, heads, F.linear(spans, pointwise) * query)
 
 
 def split_heads(x, heads):
@@ -107,26 +121,36 @@ def naive_attention(q, k, v, heads):
 
 
 def check():
-    """Both convolutions against their formula, in double precision and plain loops."""
+    """The convolutions against their formulas, in double precision and plain loops."""
     width, heads, time_, channels = 5, 8, 6, 16
     x = torch.randn(1, time_, channels, dtype=torch.float64)
     weight = torch.randn(heads, width, dtype=torch.float64)
     generator = torch.randn(heads * width, channels, dtype=torch.float64)
 
-    def formula(filters):
+    def formula(x, filters):
+        """`filters(t)` has a row of taps for every so many channels."""
         y = torch.zeros_like(x)
         for t in range(time_):
+            taps = filters(t)
             for c in range(channels):
                 for j in range(width):
                     token = t + j - width // 2
                     if 0 <= token < time_:
-                        y[0, t, c] += filters(t)[c // (channels // heads), j] * x[0, token, c]
+                        y[0, t, c] += taps[c // (channels // len(taps)), j] * x[0, token, c]
         return y
 
-    torch.testing.assert_close(light_conv(x, weight), formula(lambda t: F.softmax(weight, dim=-1)))
-    dynamic = formula(lambda t: F.softmax((generator @ x[0, t]).view(heads, width), dim=-1))
-    torch.testing.assert_close(dynamic_conv(x, generator, heads), dynamic)
-    torch.testing.assert_close(dynamic_conv_by_tap(x, generator, heads), dynamic)
+    def generated(x, query):
+        return formula(x, lambda t: F.softmax((generator @ query[0, t]).view(heads, width), dim=-1))
+
+    torch.testing.assert_close(light_conv(x, weight), formula(x, lambda t: F.softmax(weight, dim=-1)))
+    torch.testing.assert_close(dynamic_conv(x, generator, heads), generated(x, x))
+    torch.testing.assert_close(dynamic_conv_by_tap(x, generator, heads), generated(x, x))
+    query, value = torch.randn_like(x), torch.randn_like(x)
+    depthwise = torch.randn(channels, 1, width, dtype=torch.float64)
+    pointwise = torch.randn(channels, channels, dtype=torch.float64)
+    key = formula(x, lambda t: depthwise[:, 0]) @ pointwise.T * query
+    spans = span_conv(x, query, value, depthwise, pointwise, generator, heads)
+    torch.testing.assert_close(spans, generated(value, key))
 
 
 class Cpu:
@@ -176,6 +200,33 @@ def numbers(text):
     return [int(number) for number in text.split(",")]
 
 
+class Beside:
+    """The medians of `cargo bench` for the sizes that it and this script have in common."""
+
+    TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+    def __init__(self, path, arguments):
+        with open(path) as file:
+            figures = [json.loads(line) for line in file]
+        self.seconds = {(f["group"], f["benchmark"], f["parameter"]): f["seconds"] for f in figures}
+        small, large = arguments.size == numbers(SIZE), arguments.size == numbers(LARGE)
+        self.size = "" if small else "_large" if large else None
+        self.device = "" if arguments.device == "cpu" else f"_{arguments.device}"
+        self.dtype, self.length = self.TYPES[arguments.dtype], str(arguments.size[1])
+
+    def find(self, operator, width):
+        """The seconds of an operator with so many taps, or attention with none; None where it was not measured."""
+        if self.size is None or operator is None:
+            return None
+        by_width = operator + (self.size or "_by_width") + self.device
+        found = self.seconds.get((by_width, self.dtype, str(width)))
+        # The other groups have one type and one width.
+        types = {"": "f32", "_large": "bf16"}
+        if found is None and self.dtype == types[self.size] and width in ("", REACH):
+            found = self.seconds.get(("by_length" + self.size + self.device, operator, self.length))
+        return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -184,6 +235,7 @@ def main():
     parser.add_argument("--widths", type=numbers, default=numbers(WIDTHS), metavar="K,..")
     parser.add_argument("--only", choices=["light"], help="the copy and light convolution, and nothing else")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    parser.add_argument("--beside", metavar="FILE", help="the figures of cargo bench, as LIGHTSPAN_BENCH_JSON has them")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
@@ -208,12 +260,21 @@ def main():
 
     print(f"PyTorch {torch.__version__}, eager, {device}, {arguments.dtype}")
     print(f"B{batch} T{length} C{channels} H{heads}, medians\n")
-    print("| operator | K | ms | GB/s |")
-    print("|---|---:|---:|---:|")
+    beside = Beside(arguments.beside, arguments) if arguments.beside else None
+    print("| operator | K | ms | GB/s |" + (" lightspan, ms | times |" if beside else ""))
+    print("|---|---:|---:|---:|" + ("---:|---:|" if beside else ""))
 
-    def row(name, width, elements, function, inputs):
-        seconds = median_seconds(clock, function, inputs, arguments.seconds)
-        print(f"| {name} | {width} | {seconds * 1e3:.3f} | {elements * size / seconds / 1e9:.2f} |", flush=True)
+    def row(name, operator, width, elements, function, inputs):
+        try:
+            seconds = median_seconds(clock, function, inputs, arguments.seconds)
+        except torch.OutOfMemoryError:
+            print(f"| {name} | {width} | out of memory | |" + (" | |" if beside else ""), flush=True)
+            return
+        line = f"| {name} | {width} | {seconds * 1e3:.3f} | {elements * size / seconds / 1e9:.2f} |"
+        ours = beside and beside.find(operator, width)
+        if beside:
+            line += f" {ours * 1e3:.3f} | {seconds / ours:.2f} |" if ours else " - | - |"
+        print(line, flush=True)
         if arguments.json:
             figure = {
                 "torch": torch.__version__,
@@ -224,34 +285,56 @@ def main():
                 "width": width or None,
                 "seconds": seconds,
                 "bytes": elements * size,
+                "lightspan_seconds": ours or None,
             }
             with open(arguments.json, "a") as file:
                 print(json.dumps(figure), file=file)
 
-    row("copy of x", "", x_and_y, lambda y, x: y.copy_(x), (tokens(), tokens()))
+    row("copy of x", "copy", "", x_and_y, lambda y, x: y.copy_(x), (tokens(), tokens()))
     for width in arguments.widths:
         weight = tokens(heads, width)
         elements = x_and_y + weight.numel()
-        first = (tokens(batch, channels, length),)
-        row("light conv, x [B, C, T]", width, elements, lambda x: light_conv_channels_first(x, weight), first)
-        row("light conv, x [B, T, C]", width, elements, lambda x: light_conv(x, weight), (tokens(),))
+        x = (tokens(batch, channels, length),)
+        row(
+            "light conv, x [B, C, T]",
+            "light_conv",
+            width,
+            elements,
+            lambda x: light_conv_channels_first(x, weight),
+            x,
+        )
+        row("light conv, x [B, T, C]", "light_conv", width, elements, lambda x: light_conv(x, weight), (tokens(),))
     if arguments.only == "light":
         return
     for width in arguments.widths:
         generator = tokens(heads * width, channels)
         elements = x_and_y + generator.numel()
+        of = "dynamic_conv"
         x = (tokens(),)
-        row("dynamic conv, unfolded", width, elements, lambda x: dynamic_conv(x, generator, heads), x)
-        row("dynamic conv, by tap", width, elements, lambda x: dynamic_conv_by_tap(x, generator, heads), x)
+        row("dynamic conv, unfolded", of, width, elements, lambda x: dynamic_conv(x, generator, heads), x)
+        row("dynamic conv, by tap", of, width, elements, lambda x: dynamic_conv_by_tap(x, generator, heads), x)
         product = batch * length * (channels + heads * width) + generator.numel()
-        row("its product alone", width, product, lambda x: F.linear(x, generator), x)
+        row("its product alone", None, width, product, lambda x: F.linear(x, generator), x)
+
+    generator = tokens(heads * REACH, channels)
+    depthwise, pointwise = tokens(channels, 1, REACH), tokens(channels, channels)
+    elements = 2 * x_and_y + sum(weight.numel() for weight in (depthwise, pointwise, generator))
+    row(
+        "span conv, unfolded",
+        "span_conv",
+        REACH,
+        elements,
+        lambda x, query, value: span_conv(x, query, value, depthwise, pointwise, generator, heads),
+        (tokens(), tokens(), tokens()),
+    )
 
     qkv = (tokens(), tokens(), tokens())
-    row("attention", "", 2 * x_and_y, lambda q, k, v: attention(q, k, v, heads), qkv)
+    row("attention", "fused attention", "", 2 * x_and_y, lambda q, k, v: attention(q, k, v, heads), qkv)
     positions = torch.arange(length, device=arguments.device)
     near = (positions[:, None] - positions[None, :]).abs() <= REACH // 2
-    row("attention, local by mask", REACH, 2 * x_and_y, lambda q, k, v: attention(q, k, v, heads, near), qkv)
-    row("attention, naive", "", 2 * x_and_y, lambda q, k, v: naive_attention(q, k, v, heads), qkv)
+    local = functools.partial(attention, heads=heads, mask=near)
+    row("attention, local by mask", "local attention", REACH, 2 * x_and_y, local, qkv)
+    row("attention, naive", "naive attention", "", 2 * x_and_y, lambda q, k, v: naive_attention(q, k, v, heads), qkv)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 use lightspan::problem::{AttentionProblem, Mask};
 use lightspan::{DType, Result, Tensor, Window, ops};
 
-use crate::support::{CHANNELS, Group, HEADS, Line, Size, WIDTH, measure};
+use crate::support::{Group, Line, Size, WIDTH, measure};
 
 /// What the convolutions stand in for. Local attention sees the tokens that a convolution of the same window sees.
 ///
 /// Only attention itself: its three projections and the one after it are products of [C, C] like those of the group
 /// `linear_by_rows`, where a light convolution has one or two, and a dynamic one its generator besides.
-pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
+pub(crate) fn by_length(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let reach = Mask::from(Window::same(WIDTH)?);
     for (name, kind, mask) in [
         ("naive attention", ops::AttentionKind::Naive, Mask::FULL),
         ("fused attention", ops::AttentionKind::Fused, Mask::FULL),
         ("local attention", ops::AttentionKind::Fused, reach),
     ] {
-        measure_attention(group, Line::new(name, time), time, kind, mask)?;
+        measure_attention(group, Line::new(name, size.time), (size, dtype), kind, mask)?;
     }
     Ok(())
 }
@@ -22,16 +22,15 @@ pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
 fn measure_attention(
     group: &mut Group<'_>,
     line: Line,
-    time: usize,
+    (size, dtype): (Size, DType),
     kind: ops::AttentionKind,
     mask: Mask,
 ) -> Result<()> {
     if group.lacks(&line) {
         return Ok(());
     }
-    let (dtype, size) = (DType::F32, Size::of(time));
-    let shape = size.sequences()?.shape();
-    let problem = AttentionProblem::new(shape, shape, HEADS, CHANNELS / HEADS, dtype)?.with_mask(mask);
+    let (shape, heads) = (size.sequences()?.shape(), size.heads);
+    let problem = AttentionProblem::new(shape, shape, heads, size.channels / heads, dtype)?.with_mask(mask);
     let options = ops::AttentionOptions { kind, mask, ..Default::default() };
     let device = group.device().clone();
     let make = || -> Result<[Tensor; 4]> {
@@ -55,7 +54,7 @@ fn measure_attention(
         });
     }
     measure(group, line, problem.bytes(), make, |[q, k, v, y]| {
-        ops::attention_into(y, q, k, v, HEADS, &options)
+        ops::attention_into(y, q, k, v, heads, &options)
     });
     Ok(())
 }

@@ -6,15 +6,32 @@ use crate::light_conv;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::linear;
 use crate::support::{
-    CHANNELS, Group, HEADS, Line, Size, TIME, TOKENS, WIDTH, WIDTHS, measure, measure_copies, noise, tensor,
+    CHANNELS, Group, Line, Size, TIME, TOKENS, WIDTH, WIDTHS, measure, measure_copies, noise, tensor,
 };
 use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
-pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
+pub(crate) fn by_length(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    measure_fused(group, Line::new("dynamic_conv", time), time, window, DType::F32)?;
-    measure_unfused(group, Line::new("dynamic_conv unfused", time), time, window)
+    measure_fused(group, Line::new("dynamic_conv", size.time), size, window, dtype)?;
+    measure_unfused(group, Line::new("dynamic_conv unfused", size.time), size, window, dtype)
+}
+
+/// Longer sequences of more channels, which fill any GPU.
+pub(crate) fn large(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let mut group = Group::new(criterion, "dynamic_conv_large", device);
+    let size = Size::large(4096);
+    measure_copies(&mut group, size);
+    for dtype in [DType::F32, DType::BF16] {
+        for width in [3, 7, 31] {
+            let window = Window::same(width)?;
+            measure_fused(&mut group, Line::new(dtype.to_string(), width), size, window, dtype)?;
+            measure_product(&mut group, Line::new(format!("product_{dtype}"), width), size, width, dtype)?;
+            measure_unfused(&mut group, Line::new(format!("{dtype} unfused"), width), size, window, dtype)?;
+        }
+    }
+    group.finish();
+    Ok(())
 }
 
 pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()> {
@@ -25,30 +42,29 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
     measure_copies(&mut group, size);
     for width in WIDTHS {
         let window = Window::same(width)?;
-        measure_fused(&mut group, Line::new("f32", width), TIME, window, DType::F32)?;
-        measure_product(&mut group, Line::new("product", width), width, DType::F32)?;
+        measure_fused(&mut group, Line::new("f32", width), size, window, DType::F32)?;
+        measure_product(&mut group, Line::new("product", width), size, width, DType::F32)?;
         let line = Line::new("light_conv", width);
         light_conv::measure_fused(&mut group, line, size, window, DType::F32)?;
-        measure_unfused(&mut group, Line::new("unfused", width), TIME, window)?;
+        measure_unfused(&mut group, Line::new("f32 unfused", width), size, window, DType::F32)?;
     }
     let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
-        measure_fused(&mut group, Line::new(dtype.to_string(), WIDTH), TIME, window, dtype)?;
+        measure_fused(&mut group, Line::new(dtype.to_string(), WIDTH), size, window, dtype)?;
         let line = Line::new(format!("product_{dtype}"), WIDTH);
-        measure_product(&mut group, line, WIDTH, dtype)?;
+        measure_product(&mut group, line, size, WIDTH, dtype)?;
     }
     group.finish();
     Ok(())
 }
 
-fn measure_fused(group: &mut Group<'_>, line: Line, time: usize, window: Window, dtype: DType) -> Result<()> {
+fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, dtype: DType) -> Result<()> {
     if group.lacks(&line) {
         return Ok(());
     }
-    let size = Size::of(time);
     let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
     let device = group.device().clone();
-    let weight = tensor(&[problem.logits(), CHANNELS], dtype, &device)?;
+    let weight = tensor(&[problem.logits(), size.channels], dtype, &device)?;
     let make = || -> Result<[Tensor; 2]> { Ok([size.tokens(dtype, &device)?, size.tokens(dtype, &device)?]) };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
@@ -80,19 +96,19 @@ fn measure_fused(group: &mut Group<'_>, line: Line, time: usize, window: Window,
         );
     }
     measure(group, line, problem.bytes(), make, |[x, y]| {
-        ops::dynamic_conv_into(y, x, &weight, HEADS, window, &Default::default())
+        ops::dynamic_conv_into(y, x, &weight, size.heads, window, &Default::default())
     });
     Ok(())
 }
 
 /// The generating product alone, [C] to [H K] for each token.
-fn measure_product(group: &mut Group<'_>, line: Line, width: usize, dtype: DType) -> Result<()> {
-    let problem = LinearProblem::new(TOKENS, CHANNELS, HEADS * width, dtype)?;
+fn measure_product(group: &mut Group<'_>, line: Line, size: Size, width: usize, dtype: DType) -> Result<()> {
+    let problem = LinearProblem::new(size.all(), size.channels, size.heads * width, dtype)?;
     let device = group.device().clone();
-    let weight = tensor(&[problem.outputs(), CHANNELS], dtype, &device)?;
-    let logits = [TOKENS / TIME, TIME, problem.outputs()];
+    let weight = tensor(&[problem.outputs(), size.channels], dtype, &device)?;
+    let logits = [size.batch, size.time, problem.outputs()];
     let make = || -> Result<[Tensor; 2]> {
-        Ok([Size::of(TIME).tokens(dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
+        Ok([size.tokens(dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
     };
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
@@ -108,13 +124,20 @@ fn measure_product(group: &mut Group<'_>, line: Line, width: usize, dtype: DType
     Ok(())
 }
 
-fn measure_unfused(group: &mut Group<'_>, line: Line, time: usize, window: Window) -> Result<()> {
+/// What people write without the operator: on the CPU, see [`Unfused`].
+fn measure_unfused(
+    group: &mut Group<'_>,
+    line: Line,
+    size: Size,
+    window: Window,
+    dtype: DType,
+) -> Result<()> {
     if !group.has_unfused() {
         return Ok(());
     }
-    let problem = DynamicConvProblem::generated(Size::of(time).convolution(window, DType::F32)?)?;
+    let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
     let weight = noise(problem.logits() * CHANNELS);
-    let mut unfused = Unfused::new(Shape::new(time, window));
+    let mut unfused = Unfused::new(Shape::new(size.time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
     measure(group, line, problem.bytes(), make, |[x, y]| unfused.dynamic_conv(x, &weight, y));
     Ok(())

@@ -1,4 +1,5 @@
-//! What a group measured, beside the copy: a table on stdout, and lines of JSON in the file `LIGHTSPAN_BENCH_JSON`.
+//! What a group measured, beside the copy and what it stands in for: a table on stdout, and lines of JSON in the file
+//! `LIGHTSPAN_BENCH_JSON`.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,6 +9,9 @@ use crate::support::Line;
 
 /// What the copies of a group are called.
 pub(crate) const COPY: &str = "copy";
+
+/// What a line is set against, where its group has them for the same parameter: how much longer each takes.
+const BASELINES: [&str; 4] = ["naive attention", "fused attention", "local attention", "unfused"];
 
 /// One line of a group.
 struct Figure {
@@ -35,20 +39,34 @@ impl Figures {
             return Ok(());
         }
         let mut table = format!("{group}, {device}\n");
-        table.push_str(&format!("{:40} {:>12} {:>12} {:>14}\n", "", "a call", "speed", "of the copy's"));
+        let baselines: Vec<&str> = BASELINES
+            .into_iter()
+            .filter(|baseline| self.0.iter().any(|figure| self.ratio(figure, baseline).is_some()))
+            .collect();
+        table.push_str(&format!("{:40} {:>12} {:>12} {:>14}", "", "a call", "speed", "of the copy's"));
+        table.extend(baselines.iter().map(|baseline| format!(" {baseline:>16}")));
+        table.push('\n');
         let mut json = String::new();
         for figure in &self.0 {
             let Line { what, parameter } = &figure.line;
             let share = self.share(figure);
+            let ratios = baselines.iter().map(|baseline| (*baseline, self.ratio(figure, baseline)));
             let percent = share.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
             let (time, speed) =
                 (format!("{:.1} us", 1e6 * figure.seconds), format!("{:.2} GB/s", 1e-9 * figure.speed()));
             let name = figure.line.to_string();
-            table.push_str(&format!("  {name:38} {time:>12} {speed:>12} {percent:>14}\n"));
+            table.push_str(&format!("  {name:38} {time:>12} {speed:>12} {percent:>14}"));
+            table.extend(ratios.clone().map(|(_, ratio)| {
+                format!(" {:>16}", ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} times")))
+            }));
+            table.push('\n');
+            let ratios: String = ratios
+                .filter_map(|(baseline, ratio)| Some(format!(", \"{baseline}\": {:.4}", ratio?)))
+                .collect();
             // None of the names has a character that Rust and JSON write differently.
             json.push_str(&format!(
                 "{{\"group\": {group:?}, \"device\": {device:?}, \"benchmark\": {what:?}, \"parameter\": {parameter:?}, \
-                 \"seconds\": {:e}, \"bytes\": {}, \"bytes_per_second\": {:e}, \"share_of_copy\": {}}}\n",
+                 \"seconds\": {:e}, \"bytes\": {}, \"bytes_per_second\": {:e}, \"share_of_copy\": {}{ratios}}}\n",
                 figure.seconds,
                 figure.bytes,
                 figure.speed(),
@@ -67,6 +85,19 @@ impl Figures {
         let copies = self.0.iter().filter(|figure| figure.line.what == COPY);
         let copy = copies.min_by_key(|copy| copy.bytes.abs_diff(figure.bytes))?;
         Some(figure.speed() / copy.speed())
+    }
+
+    /// How many times as long a baseline takes for the same parameter: attention, or what the line is without fusing.
+    fn ratio(&self, figure: &Figure, baseline: &str) -> Option<f64> {
+        let Line { what, parameter } = &figure.line;
+        // A copy is set against nothing, and attention not against itself.
+        if what == COPY || what == baseline {
+            return None;
+        }
+        let unfused = format!("{what} {baseline}");
+        let named = |line: &Line| line.what == baseline || line.what == unfused;
+        let found = self.0.iter().find(|other| named(&other.line) && other.line.parameter == *parameter)?;
+        Some(found.seconds / figure.seconds)
     }
 }
 
@@ -108,4 +139,20 @@ pub(crate) fn check() {
     figures.add(Line::new("filtered out", 1), 1, &[]);
     let shares: Vec<f64> = figures.0.iter().filter_map(|figure| figures.share(figure)).collect();
     assert_eq!(shares, [0.3, 1.0, 1.0]);
+
+    let mut figures = Figures::default();
+    for (what, length, time) in [
+        ("conv", 1, 2),
+        ("conv unfused", 1, 6),
+        ("fused attention", 1, 8),
+        ("fused attention", 2, 99),
+        (COPY, 1, 1),
+    ] {
+        figures.add(Line::new(what, length), 1, &[(1, seconds(time))]);
+    }
+    let ratios =
+        |baseline| figures.0.iter().map(|figure| figures.ratio(figure, baseline)).collect::<Vec<_>>();
+    assert_eq!(ratios("unfused"), [Some(3.0), None, None, None, None]);
+    assert_eq!(ratios("fused attention"), [Some(4.0), Some(8.0 / 6.0), None, None, None]);
+    assert_eq!(ratios("local attention"), [None; 5]);
 }

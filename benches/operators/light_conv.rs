@@ -8,10 +8,10 @@ use crate::support::{
 use crate::unfused::{Shape, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
-pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
+pub(crate) fn by_length(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    measure_fused(group, Line::new("light_conv", time), Size::of(time), window, DType::F32)?;
-    measure_unfused(group, Line::new("light_conv unfused", time), time, window)
+    measure_fused(group, Line::new("light_conv", size.time), size, window, dtype)?;
+    measure_unfused(group, Line::new("light_conv unfused", size.time), size.time, window)
 }
 
 pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
     for width in WIDTHS {
         let window = Window::same(width)?;
         measure_fused(&mut group, Line::new("f32", width), size, window, DType::F32)?;
-        measure_unfused(&mut group, Line::new("unfused", width), TIME, window)?;
+        measure_unfused(&mut group, Line::new("f32 unfused", width), TIME, window)?;
     }
     let window = Window::same(WIDTH)?;
     for dtype in [DType::F16, DType::BF16] {
@@ -34,7 +34,7 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
 /// Longer sequences of more channels, which fill any GPU, up to widths that other operators do not reach.
 pub(crate) fn large(criterion: &mut Criterion, device: &Device) -> Result<()> {
     let mut group = Group::new(criterion, "light_conv_large", device);
-    let size = Size { batch: 8, time: 4096, channels: 1024, heads: 16 };
+    let size = Size::large(4096);
     measure_copies(&mut group, size);
     for dtype in [DType::F32, DType::BF16] {
         for width in [3, 31, 127] {

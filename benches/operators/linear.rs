@@ -33,7 +33,7 @@ fn measure_fused(group: &mut Group<'_>, rows: usize) -> Result<()> {
     let make = || -> Result<[Tensor; 2]> {
         Ok([tensor(&shape, DType::F32, &device)?, Tensor::zeros(&shape, DType::F32, &device)?])
     };
-    let (line, problem) = (Line::new("fused", rows), problem(rows)?);
+    let (line, problem) = (Line::new("f32", rows), problem(rows)?);
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
         return measure_gpu(group, gpu, line, problem, &weight, Some(&bias), make);
@@ -95,7 +95,7 @@ fn measure_unfused(group: &mut Group<'_>, rows: usize) -> Result<()> {
     let bias = noise(CHANNELS);
     let mut scratch = Vec::new();
     let make = || Ok([noise(rows * CHANNELS), noise(rows * CHANNELS)]);
-    measure(group, Line::new("unfused", rows), problem(rows)?.bytes(), make, |[x, y]| {
+    measure(group, Line::new("f32 unfused", rows), problem(rows)?.bytes(), make, |[x, y]| {
         product(x, &weight, CHANNELS, y, &mut scratch)?;
         let rows = y.par_chunks_mut(CHANNELS);
         rows.for_each(|y| y.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias));

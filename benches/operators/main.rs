@@ -16,8 +16,8 @@
 //! Throughput is the bytes that the operator must move at least ([`lightspan::problem`]) over the time it took, for the
 //! unfused compositions too: so within a group GB/s compare as speeds do, and against `copy` they say how far the
 //! operator is from the speed of memory. At the end of a group a table says so for each line: medians, and the speed as a
-//! share of that of the copy which moves most nearly as many bytes. `LIGHTSPAN_BENCH_JSON=FILE` adds the same to a file,
-//! a line of JSON each.
+//! share of that of the copy which moves most nearly as many bytes; and how many times as long attention and the unfused
+//! composition take, where the group has them. `LIGHTSPAN_BENCH_JSON=FILE` adds the same to a file, a line of JSON each.
 
 mod attention;
 #[cfg(feature = "cuda")]
@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use lightspan::{Backend, DType, Device, Error};
-use support::{Group, Size};
+use support::{Group, LENGTHS, Size};
 
 fn main() -> lightspan::Result<()> {
     let device = device()?;
@@ -60,7 +60,12 @@ fn main() -> lightspan::Result<()> {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    by_length(&mut criterion, &device)?;
+    by_length(&mut criterion, &device, "by_length", LENGTHS.map(Size::of), DType::F32)?;
+    if device.backend() == Backend::Cuda {
+        // What the sizes above leave of such a GPU idle would be most of it.
+        by_length(&mut criterion, &device, "by_length_large", LENGTHS.map(Size::large), DType::BF16)?;
+        dynamic_conv::large(&mut criterion, &device)?;
+    }
     light_conv::by_width(&mut criterion, &device)?;
     light_conv::large(&mut criterion, &device)?;
     dynamic_conv::by_width(&mut criterion, &device)?;
@@ -94,14 +99,20 @@ fn named(_: &str) -> lightspan::Result<Device> {
 
 /// Convolutions, what people write without them, and attention, with the same number of tokens in longer and longer
 /// sequences.
-fn by_length(criterion: &mut Criterion, device: &Device) -> lightspan::Result<()> {
-    let mut group = Group::new(criterion, "by_length", device);
-    for time in support::LENGTHS {
-        support::measure_copy(&mut group, time, Size::of(time).bytes(DType::F32));
-        light_conv::by_length(&mut group, time)?;
-        dynamic_conv::by_length(&mut group, time)?;
-        span_conv::by_length(&mut group, time)?;
-        attention::by_length(&mut group, time)?;
+fn by_length(
+    criterion: &mut Criterion,
+    device: &Device,
+    name: &str,
+    sizes: [Size; 7],
+    dtype: DType,
+) -> lightspan::Result<()> {
+    let mut group = Group::new(criterion, name, device);
+    for size in sizes {
+        support::measure_copy(&mut group, size.time, size.bytes(dtype));
+        light_conv::by_length(&mut group, size, dtype)?;
+        dynamic_conv::by_length(&mut group, size, dtype)?;
+        span_conv::by_length(&mut group, size, dtype)?;
+        attention::by_length(&mut group, size, dtype)?;
     }
     group.finish();
     Ok(())

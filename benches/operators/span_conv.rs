@@ -5,32 +5,32 @@ use crate::support::{CHANNELS, Group, HEADS, Line, Size, TOKENS, WIDTH, measure,
 use crate::unfused::{Shape, SpanConv, Unfused};
 
 /// The operator and its unfused composition on sequences of `time`.
-pub(crate) fn by_length(group: &mut Group<'_>, time: usize) -> Result<()> {
+pub(crate) fn by_length(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let window = Window::same(WIDTH)?;
-    measure_fused(group, time, window)?;
-    measure_unfused(group, time, window)
+    measure_fused(group, size, window, dtype)?;
+    measure_unfused(group, size.time, window)
 }
 
 /// As many channels A in the key and the values as C in x.
-fn problem(time: usize, window: Window) -> Result<SpanConvProblem> {
-    SpanConvProblem::new(CHANNELS, Size::of(time).convolution(window, DType::F32)?)
+fn problem(size: Size, window: Window, dtype: DType) -> Result<SpanConvProblem> {
+    SpanConvProblem::new(size.channels, size.convolution(window, dtype)?)
 }
 
-fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<()> {
-    let line = Line::new("span_conv", time);
+fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType) -> Result<()> {
+    let line = Line::new("span_conv", size.time);
     if group.lacks(&line) {
         return Ok(());
     }
-    let (dtype, size) = (DType::F32, Size::of(time));
+    let Size { channels, heads, .. } = size;
     let device = group.device().clone();
-    let depthwise = tensor(&[CHANNELS, WIDTH], dtype, &device)?;
-    let pointwise = tensor(&[CHANNELS, CHANNELS], dtype, &device)?;
-    let weight = tensor(&[HEADS * WIDTH, CHANNELS], dtype, &device)?;
+    let depthwise = tensor(&[channels, WIDTH], dtype, &device)?;
+    let pointwise = tensor(&[channels, channels], dtype, &device)?;
+    let weight = tensor(&[heads * WIDTH, channels], dtype, &device)?;
     let make = || -> Result<[Tensor; 4]> {
         let tokens = || size.tokens(dtype, &device);
         Ok([tokens()?, tokens()?, tokens()?, tokens()?])
     };
-    let problem = problem(time, window)?;
+    let problem = problem(size, window, dtype)?;
     let bytes = problem.bytes();
     #[cfg(feature = "wgpu")]
     if let Some(gpu) = device.gpu() {
@@ -76,7 +76,7 @@ fn measure_fused(group: &mut Group<'_>, time: usize, window: Window) -> Result<(
             pointwise: &pointwise,
             weight: &weight,
         };
-        ops::span_conv_into(y, &tensors, HEADS, window, &Default::default())
+        ops::span_conv_into(y, &tensors, heads, window, &Default::default())
     });
     Ok(())
 }
@@ -90,7 +90,7 @@ fn measure_unfused(group: &mut Group<'_>, time: usize, window: Window) -> Result
     let weight = noise(HEADS * WIDTH * CHANNELS);
     let mut unfused = Unfused::new(Shape::new(time, window));
     let make = || Ok([(); 4].map(|()| noise(TOKENS * CHANNELS)));
-    let bytes = problem(time, window)?.bytes();
+    let bytes = problem(Size::of(time), window, DType::F32)?.bytes();
     measure(group, Line::new("span_conv unfused", time), bytes, make, |[x, query, value, y]| {
         let inputs =
             SpanConv { x, query, value, depthwise: &depthwise, pointwise: &pointwise, weight: &weight };

@@ -31,6 +31,9 @@ pub(crate) const WIDTH: usize = 31;
 /// on the few machines with a larger one (some servers have over 1 GB) the tokens come from that cache.
 pub(crate) const WORKING_SET: u64 = 512 << 20;
 
+/// Tokens of every call at the size that fills any GPU, with [`Size::large`]'s channels.
+pub(crate) const MANY_TOKENS: usize = 8 * 4096;
+
 /// The tokens of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
@@ -44,6 +47,16 @@ impl Size {
     /// The fixed number of tokens in sequences of `time`.
     pub(crate) fn of(time: usize) -> Self {
         Size { batch: TOKENS / time, time, channels: CHANNELS, heads: HEADS }
+    }
+
+    /// Eight times as many tokens of twice the channels, in sequences of `time`.
+    pub(crate) fn large(time: usize) -> Self {
+        Size { batch: MANY_TOKENS / time, time, channels: 1024, heads: 16 }
+    }
+
+    /// Tokens in all.
+    pub(crate) fn all(self) -> usize {
+        self.batch * self.time
     }
 
     pub(crate) fn sequences(self) -> Result<Sequences> {

@@ -94,8 +94,11 @@ done
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     for type in float32 bfloat16; do
         pytorch=(python3 pytorch.py --device cuda --dtype "$type" --json "$results/pytorch.jsonl")
+        # The two side by side, where there is something to set beside.
+        [ -f "$results/operators.jsonl" ] && pytorch+=(--beside "$results/operators.jsonl")
         step "pytorch-$type" "${pytorch[@]}"
-        step "pytorch-large-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 3,31,127 --only light
+        step "pytorch-large-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 3,31
+        step "pytorch-wide-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 127 --only light
     done
 else
     skip "PyTorch: python3 has no torch with CUDA"
