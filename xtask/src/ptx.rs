@@ -7,6 +7,7 @@
 mod modules;
 mod nvrtc;
 mod ptxas;
+mod tidy;
 mod wheels;
 
 use std::fs;
@@ -100,7 +101,7 @@ fn compile(root: &Path) -> Result<(Tools, Vec<(String, String)>), String> {
     let include = [kernels.as_path(), tools.headers.as_path()];
     let text = |module: &Module| {
         let text = nvrtc.compile(module, ARCHITECTURE, &include)?;
-        Ok((format!("{}.ptx", module.name), text))
+        Ok((format!("{}.ptx", module.name), tidy::tidy(&text)))
     };
     let texts: Result<Vec<_>, String> = in_parallel(&modules, text).into_iter().collect();
     Ok((tools, texts?))
