@@ -28,6 +28,9 @@ needed=$(note glibc)
 found=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed 's/^glibc //')
 [ -n "$found" ] || fail "the programs need glibc $needed or newer, and this system does not say that it has any"
 [ "$(printf '%s\n' "$needed" "$found" | sort -V | head -n 1)" = "$needed" ] || fail "the programs need glibc $needed or newer: this is $found"
+for packed in bin/*.gz; do
+    gzip --decompress --keep --force "$packed" || fail "cannot unpack $packed"
+done
 # The same order of devices for the programs and nvidia-smi.
 export CUDA_DEVICE_ORDER=PCI_BUS_ID
 devices=$(bin/devices --require cuda) || fail "there is no GPU to run on (see above)"

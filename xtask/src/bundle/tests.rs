@@ -80,6 +80,9 @@ fn pretended(name: &str, gpu: Option<&str>, failing: &str) -> PathBuf {
     );
     let operators = r#"echo '{"a": 1}' >>"$LIGHTSPAN_BENCH_JSON"; echo '{"b": 2}' >>"$LIGHTSPAN_BENCH_JSON""#;
     program("bin/operators", format!("#!/bin/sh\n{operators}\n"));
+    for (_, name) in PROGRAMS {
+        pack(&folder.join("bin").join(name)).unwrap();
+    }
     // What else the script looks for, of which there is nothing.
     program("path/nvidia-smi", "#!/bin/sh\necho 555.42\n".to_owned());
     program("path/python3", "#!/bin/sh\nexit 1\n".to_owned());
