@@ -43,6 +43,7 @@
 #include "shared/taps.cuh"
 #include "shared/convolve.cuh"
 #include "shared/in_range.cuh"
+#include "shared/work.cuh"
 
 constexpr unsigned THREADS = 256;
 
@@ -51,9 +52,6 @@ constexpr unsigned THREADS = 256;
 constexpr unsigned TOKEN_BYTES = 39168;
 constexpr unsigned TAP_QUADS = 576;
 constexpr unsigned HEADS = 64;
-
-// Normalisation.
-constexpr unsigned NONE = 0;
 
 // The numbers of a call, in this order; the plan fills them. A phase has steps + taps - 1 rows.
 //   lanes * 2 channels are a row: a multiple of 16 bytes, and at most 128. Where it is less, gap is a row, and otherwise 0.
@@ -89,48 +87,6 @@ struct Params {
     unsigned unused;
 };
 
-// What the threads of a block have in common. It lies in the block's memory, and is read where it is used: registers are
-// for tokens and sums.
-struct Work {
-    Tile tile;
-    // Tokens of the history in reach.
-    int past;
-    unsigned first_channel;
-    unsigned end_channel;
-    unsigned first_head;
-    unsigned heads;
-    // The taps that read a token for some output.
-    Taps taps;
-};
-
-__device__ inline Work work_of(const Params& params, const uint4* sequences) {
-    const Tiles& tiles = params.tiles;
-    const Window& window = params.window;
-    Work work;
-    work.tile = tile_of(tiles, sequences);
-    const Tile& tile = work.tile;
-    work.past = min(tile.sequence.past, int(window.reach));
-    work.first_channel = tile.column * params.lanes * 2;
-    work.end_channel = min(work.first_channel + params.lanes * 2, params.channels);
-    work.first_head = work.first_channel / params.head_channels;
-    work.heads = (work.end_channel - 1) / params.head_channels - work.first_head + 1;
-    work.taps = Taps{0, 0};
-    if (unsigned(tile.start) < unsigned(tile.sequence.length)) {
-        const int last = tile.start + int(tiles.phases - 1 + (tiles.steps - 1) * tiles.dilation);
-        work.taps.begin = first_tap(window, work.past, last);
-        work.taps.end = end_tap(window, tile.sequence.length, tile.start);
-    }
-    if (work.taps.begin >= work.taps.end) {
-        work.taps = Taps{0, 0};
-    } else if (window.width <= params.taps) {
-        // A chunk that can hold all taps does, for its softmax.
-        work.taps = Taps{0, window.width};
-    } else {
-        work.taps.begin = work.taps.begin / OCTET * OCTET;
-    }
-    return work;
-}
-
 template <class X, bool SPLIT, bool IN_RANGE>
 __device__ void light_conv(const X* x, const void* weight, const void* bias, const X* history, const uint4* sequences,
                            X* y, const Params& params) {
@@ -140,7 +96,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
     __shared__ Work work;
 
     if (threadIdx.x == 0) {
-        work = work_of(params, sequences);
+        work = work_of(params.tiles, params.window, sequences, params.channels, params.head_channels, params.lanes * 2,
+                       params.taps);
     }
     __syncthreads();
     if (unsigned(work.tile.start) >= unsigned(work.tile.sequence.room)) {

@@ -51,10 +51,6 @@ __device__ constexpr unsigned ring_bytes(unsigned products) { return products > 
 // Heads that 8 groups of channels can touch, two groups a head or more.
 constexpr unsigned HEADS = 5;
 
-// Normalisation.
-constexpr unsigned NONE = 0;
-constexpr unsigned SOFTMAX_IN_RANGE = 2;
-
 // The numbers of a call, in this order; the plan fills them.
 //   width is at most 16 products - 15, and head_channels at least 16.
 //   groups is at most `most_groups`, and columns * groups at least heads * ceil(head_channels / 8).
@@ -153,12 +149,6 @@ struct alignas(16) Finish {
     // Outputs to be made: none where there are no such channels.
     unsigned outputs;
 };
-
-// Of an output by products without the tokens that are infinite or NaN, and one by multiply-adds with them: where the latter
-// is a number, there is no such token in the window, and the products are what they are without any such token near.
-__device__ inline float chosen(bool left_over, float products, float plain) {
-    return !left_over && fabsf(products) <= LARGEST && fabsf(plain) <= LARGEST ? products : plain;
-}
 
 template <class X, unsigned PRODUCTS>
 __device__ void light_conv(const X* x, const void* weight, const void* bias, const X* history, const uint4* sequences,

@@ -1,4 +1,5 @@
-// A linear layer: y = act(x W^T + bias), x [rows, inputs], W [outputs, inputs], in f32.
+// A linear layer: y = act(x W^T + bias), x [rows, inputs] and y [rows, outputs] in f32, W [outputs, inputs] and bias
+// [outputs] of any type.
 //
 // module linear_f32
 //
@@ -8,6 +9,10 @@
 // numbers before are multiplied. The rows of that memory are 20 numbers apart: quads of eight rows one after another then
 // lie on different banks.
 //
+// W of 16 bits is what generates the taps of a dynamic convolution from a query in f32. It is read and widened on the way
+// into the block's memory, which cp.async cannot: a thread waits for its two reads of a step, and only other warps multiply
+// meanwhile. Its type is a number of the call: a module for each would be twice the text for a product that is small.
+//
 // Two entries: tiles of 128 x 128, and of 64 x 64 for products too small to fill a GPU with those.
 //
 // Floor and prediction, written before the first run on a GPU. 32768 rows, 1024 inputs, 1024 outputs, on an H100 (29 T
@@ -16,14 +21,13 @@
 // multiply-adds themselves, so that the two have to overlap all but perfectly. Predicted 1.7 to 2.0 ms, 0.6 to 0.7 of the
 // floor.
 
-#include "shared/copy.cuh"
+#include "shared/plain_product.cuh"
 
 // Threads along each side of a tile.
 constexpr unsigned SIDE = 16;
 constexpr unsigned THREADS = SIDE * SIDE;
 constexpr unsigned DEPTH = 16;
-// Numbers from one row of the block's memory to the next.
-constexpr unsigned PITCH = DEPTH + 4;
+constexpr unsigned PITCH = pitch(DEPTH);
 
 // The numbers of a call, in this order; the plan fills them.
 struct Params {
@@ -38,70 +42,20 @@ struct Params {
     // 0: none, 1: max(0, y).
     unsigned activation;
     unsigned has_bias;
-    // Bytes of a unit in which x and the weight are read: 16, 8 or 4. All their rows are aligned to it, and whole units.
-    unsigned load_unit;
+    // Bytes of a unit in which x and the weight are read: 16, 8, 4 or 2, no less than an element. All their rows are
+    // aligned to it, and whole units.
+    unsigned x_unit;
+    unsigned weight_unit;
+    // Of weight and bias. 0: f32, 1: f16, 2: bf16.
+    unsigned weight_type;
     unsigned unused;
 };
 
-// Copies DEPTH numbers of each of `rows` rows, from `first_input` on; zero where there is no row or no input.
-template <class Unit>
-__device__ void stage_by(float* to, unsigned rows, const float* from, unsigned long long stride, unsigned first_row,
-                         unsigned end_row, unsigned first_input, unsigned inputs) {
-    constexpr unsigned EACH = sizeof(Unit) / sizeof(float);
-    constexpr unsigned UNITS = DEPTH / EACH;
-    const unsigned input = threadIdx.x % UNITS * EACH;
-#pragma unroll(EACH == 4 ? 2 : 1)
-    for (unsigned row = EACH == 4 ? spread(threadIdx.x / UNITS) : threadIdx.x / UNITS; row < rows;
-         row += THREADS / UNITS) {
-        Unit* unit = reinterpret_cast<Unit*>(to + row * PITCH + input);
-        if (first_row + row < end_row && first_input + input < inputs) {
-            copy(unit, reinterpret_cast<const Unit*>(from + (first_row + row) * stride + first_input + input));
-        } else {
-            *unit = Unit();
-        }
-    }
-}
-
-__device__ inline void stage(unsigned unit_bytes, float* to, unsigned rows, const float* from,
-                             unsigned long long stride, unsigned first_row, unsigned end_row, unsigned first_input,
-                             unsigned inputs) {
-    if (unit_bytes == 16) {
-        stage_by<uint4>(to, rows, from, stride, first_row, end_row, first_input, inputs);
-    } else if (unit_bytes == 8) {
-        stage_by<uint2>(to, rows, from, stride, first_row, end_row, first_input, inputs);
-    } else {
-        stage_by<unsigned>(to, rows, from, stride, first_row, end_row, first_input, inputs);
-    }
-}
-
-// Adds the products of DEPTH numbers. `rows` and `columns` are the thread's first.
-template <unsigned ROWS>
-__device__ void add_products(float (&sums)[ROWS][ROWS], const float* rows, const float* columns) {
-    // Not unrolled: there are registers for one quad of every row.
-#pragma unroll 1
-    for (unsigned k = 0; k < DEPTH; k += 4) {
-        float4 row[ROWS];
-#pragma unroll
-        for (unsigned i = 0; i < ROWS; i++) {
-            row[i] = *reinterpret_cast<const float4*>(rows + i * SIDE * PITCH + k);
-        }
-#pragma unroll
-        for (unsigned j = 0; j < ROWS; j++) {
-            const float4 column = *reinterpret_cast<const float4*>(columns + j * SIDE * PITCH + k);
-#pragma unroll
-            for (unsigned i = 0; i < ROWS; i++) {
-                float sum = sums[i][j];
-                sum = fmaf(row[i].x, column.x, sum);
-                sum = fmaf(row[i].y, column.y, sum);
-                sum = fmaf(row[i].z, column.z, sum);
-                sums[i][j] = fmaf(row[i].w, column.w, sum);
-            }
-        }
-    }
-}
+constexpr unsigned IN_F16 = 1;
+constexpr unsigned IN_BF16 = 2;
 
 template <unsigned ROWS>
-__device__ void linear(const float* x, const float* weight, const float* bias, float* y, const Params& params) {
+__device__ void linear(const float* x, const void* weight, const void* bias, float* y, const Params& params) {
     constexpr unsigned TILE = ROWS * SIDE;
     // Two of each, one that is filled and one that is read.
     __shared__ float4 memory[2][2][TILE * PITCH / 4];
@@ -116,9 +70,17 @@ __device__ void linear(const float* x, const float* weight, const float* bias, f
     const auto fill = [&](unsigned which, unsigned first) {
         float* rows = reinterpret_cast<float*>(memory[which][0]);
         float* columns = reinterpret_cast<float*>(memory[which][1]);
-        stage(params.load_unit, rows, TILE, x, params.x_stride, first_row, params.rows, first, params.inputs);
-        stage(params.load_unit, columns, TILE, weight, params.inputs, first_output, params.outputs, first,
-              params.inputs);
+        stage_rows<DEPTH, THREADS>(params.x_unit, rows, TILE, x, params.x_stride, first_row, params.rows, first, params.inputs);
+        if (params.weight_type == IN_F16) {
+            stage_rows<DEPTH, THREADS>(params.weight_unit, columns, TILE, static_cast<const f16*>(weight), params.inputs, first_output,
+                  params.outputs, first, params.inputs);
+        } else if (params.weight_type == IN_BF16) {
+            stage_rows<DEPTH, THREADS>(params.weight_unit, columns, TILE, static_cast<const bf16*>(weight), params.inputs, first_output,
+                  params.outputs, first, params.inputs);
+        } else {
+            stage_rows<DEPTH, THREADS>(params.weight_unit, columns, TILE, static_cast<const f32*>(weight), params.inputs, first_output,
+                  params.outputs, first, params.inputs);
+        }
     };
     float sums[ROWS][ROWS];
 #pragma unroll
@@ -140,13 +102,18 @@ __device__ void linear(const float* x, const float* weight, const float* bias, f
             const unsigned which = (step - 1) % 2;
             const float* rows = reinterpret_cast<const float*>(memory[which][0]) + my_row * PITCH;
             const float* columns = reinterpret_cast<const float*>(memory[which][1]) + my_column * PITCH;
-            add_products<ROWS>(sums, rows, columns);
+            add_products<DEPTH, SIDE, SIDE>(sums, rows, columns);
         }
     }
 #pragma unroll
     for (unsigned j = 0; j < ROWS; j++) {
         const unsigned output = first_output + my_column + j * SIDE;
-        const float start = params.has_bias != 0 && output < params.outputs ? bias[output] : 0.0f;
+        float start = 0.0f;
+        if (params.has_bias != 0 && output < params.outputs) {
+            start = params.weight_type == IN_F16    ? number(static_cast<const f16*>(bias)[output])
+                    : params.weight_type == IN_BF16 ? number(static_cast<const bf16*>(bias)[output])
+                                                    : static_cast<const f32*>(bias)[output];
+        }
 #pragma unroll
         for (unsigned i = 0; i < ROWS; i++) {
             const unsigned row = first_row + my_row + i * SIDE;
@@ -161,7 +128,7 @@ __device__ void linear(const float* x, const float* weight, const float* bias, f
 
 #define ENTRY(NAME, ROWS)                                                                                              \
     extern "C" __global__ __launch_bounds__(THREADS, 2) void NAME(                                                     \
-        const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,                 \
+        const float* __restrict__ x, const void* __restrict__ weight, const void* __restrict__ bias,                   \
         float* __restrict__ y, const __grid_constant__ Params params) {                                                \
         linear<ROWS>(x, weight, bias, y, params);                                                                      \
     }

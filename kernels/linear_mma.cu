@@ -1,5 +1,6 @@
-// A linear layer on tensor cores: y = act(x W^T + bias), x [rows, inputs] and y [rows, outputs] of 16 bits, W
-// [outputs, inputs] and bias [outputs] of the same type or of f32.
+// A linear layer on tensor cores: y = act(x W^T + bias), x [rows, inputs] of 16 bits, W [outputs, inputs] and bias
+// [outputs] of the same type or of f32, and so y [rows, outputs]: logits that cross from one launch to the next stay as the
+// sums are.
 //
 // module linear_f16 TOKEN=f16 PARAMETER=f16
 // module linear_f16_f32 TOKEN=f16 PARAMETER=f32
@@ -57,11 +58,12 @@ struct Params {
     unsigned x_unit;
     unsigned weight_unit;
     unsigned y_unit;
-    unsigned unused;
+    // Whether y is f32.
+    unsigned wide;
 };
 
-template <class X, class P, class Y, class Shape, unsigned STAGES>
-__device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const Params& params) {
+template <class X, class P, class Shape, unsigned STAGES>
+__device__ void linear(const X* x, const P* weight, const P* bias, void* y, const Params& params) {
     constexpr unsigned ROW_BYTES = Shape::ROWS * DEPTH * sizeof(X);
     constexpr unsigned STAGE_BYTES = ROW_BYTES + Shape::COLUMNS * DEPTH * sizeof(P);
     __shared__ uint4 memory[STAGES * STAGE_BYTES / sizeof(uint4)];
@@ -90,8 +92,6 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
     // The last slab was used by all.
     __syncthreads();
 
-    const Outputs<Y> outputs = {y + first_row * params.y_stride + first_output, params.y_stride,
-                                params.rows - first_row, params.outputs - first_output, params.y_unit};
     const auto bias_at = [&](unsigned output) {
         return params.has_bias != 0 && output < params.outputs ? number(bias[output]) : 0.0f;
     };
@@ -99,19 +99,28 @@ __device__ void linear(const X* x, const P* weight, const P* bias, Y* y, const P
         // A NaN stays.
         return params.activation != 0 && sum < 0.0f ? 0.0f : sum;
     };
-    store_tile<STAGES * STAGE_BYTES>(bytes, product, outputs, [&](unsigned column) {
+    // Here and not on the way out, which there is twice.
+    product.finish([&](unsigned column) {
         const float2 start = make_float2(bias_at(first_output + column), bias_at(first_output + column + 1));
-        return [=](unsigned, float2 sums) {
-            return make_float2(activated(sums.x + start.x), activated(sums.y + start.y));
-        };
+        return [=](float2 sums) { return make_float2(activated(sums.x + start.x), activated(sums.y + start.y)); };
     });
+    const auto finished = [](unsigned) { return [](unsigned, float2 sums) { return sums; }; };
+    const unsigned long long first = first_row * params.y_stride + first_output;
+    const unsigned rows_left = params.rows - first_row, outputs_left = params.outputs - first_output;
+    if (params.wide != 0) {
+        const Outputs<f32> outputs = {static_cast<f32*>(y) + first, params.y_stride, rows_left, outputs_left, params.y_unit};
+        store_tile<STAGES * STAGE_BYTES>(bytes, product, outputs, finished);
+    } else {
+        const Outputs<X> outputs = {static_cast<X*>(y) + first, params.y_stride, rows_left, outputs_left, params.y_unit};
+        store_tile<STAGES * STAGE_BYTES>(bytes, product, outputs, finished);
+    }
 }
 
 #define ENTRY(NAME, BLOCKS, STAGES, ...)                                                                               \
     extern "C" __global__ __launch_bounds__(__VA_ARGS__::THREADS, BLOCKS) void NAME(                                   \
         const TOKEN* __restrict__ x, const PARAMETER* __restrict__ weight, const PARAMETER* __restrict__ bias,         \
-        TOKEN* __restrict__ y, const __grid_constant__ Params params) {                                                \
-        linear<TOKEN, PARAMETER, TOKEN, __VA_ARGS__, STAGES>(x, weight, bias, y, params);                              \
+        void* __restrict__ y, const __grid_constant__ Params params) {                                                 \
+        linear<TOKEN, PARAMETER, __VA_ARGS__, STAGES>(x, weight, bias, y, params);                                     \
     }
 
 // A weight in f32 takes twice the room, and its product twice the sums: its tiles have half the columns.

@@ -97,6 +97,12 @@ struct Band {
     }
 };
 
+// Of an output by products without the tokens that are infinite or NaN, and one by multiply-adds with them: where the latter
+// is a number, there is no such token in the window, and the products are what they are without any such token near.
+__device__ inline float chosen(bool left_over, float products, float plain) {
+    return !left_over && fabsf(products) <= LARGEST && fabsf(plain) <= LARGEST ? products : plain;
+}
+
 // Writes the bands of heads whose taps are in memory, each by the warp that filled them.
 template <class X, unsigned PRODUCTS>
 __device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned width, unsigned short* bands,

@@ -43,6 +43,24 @@ __device__ inline unsigned end_tap(const Window& window, int length, int positio
     return present <= 0 ? 0 : min((unsigned(present) + window.dilation - 1) / window.dilation, window.width);
 }
 
+// The taps that read a token for some output of a tile, from the first of an octet on; none where it has no tokens. A chunk
+// that can hold all taps does.
+__device__ inline Taps taps_of(const Tiles& tiles, const Window& window, const Tile& tile, int past, unsigned chunk) {
+    Taps taps = {0, 0};
+    if (unsigned(tile.start) < unsigned(tile.sequence.length)) {
+        const int last = tile.start + int(tiles.phases - 1 + (tiles.steps - 1) * tiles.dilation);
+        taps.begin = first_tap(window, past, last);
+        taps.end = end_tap(window, tile.sequence.length, tile.start);
+    }
+    if (taps.begin >= taps.end) {
+        return Taps{0, 0};
+    }
+    if (window.width <= chunk) {
+        return Taps{0, window.width};
+    }
+    return Taps{taps.begin / OCTET * OCTET, taps.end};
+}
+
 // What of `taps` lies in the chunk of `count` taps from `first` on, counted from there.
 __device__ inline Taps within(Taps taps, unsigned first, unsigned count) {
     return Taps{min(max(taps.begin, first) - first, count), min(max(taps.end, first) - first, count)};
@@ -130,17 +148,18 @@ __device__ void add_at_edge(float2 (&sums)[STEPS], const Place& place, const Win
     }
 }
 
-// Adds a chunk of `count` taps, from tap `first` on, the weights of which are in memory.
-template <class X, bool SPLIT>
-__device__ void accumulate(float2 (&sums)[STEPS], const Place& place, const TapMemory& memory, const Window& window,
-                           int past, int length, unsigned first, unsigned count) {
+// Adds a chunk of `count` taps, from tap `first` on. `inside(taps)` adds taps that are in range for all the outputs, the
+// first of which is the first of an octet; `weight_of(tap)` says how a tap weighs, for each output.
+template <class X, class Inside, class WeightOf>
+__device__ void accumulate_by(float2 (&sums)[STEPS], const Place& place, const Window& window, int past, int length,
+                              unsigned first, unsigned count, Inside inside, WeightOf weight_of) {
     const int last = place.position + int((STEPS - 1) * window.dilation);
     // In range of some of the outputs, and of all of them.
     const Taps some = within({first_tap(window, past, last), end_tap(window, length, place.position)}, first, count);
     Taps all = within({first_tap(window, past, place.position), end_tap(window, length, last)}, first, count);
     all.begin = (all.begin + OCTET - 1) / OCTET * OCTET;
     if (all.begin < all.end) {
-        add_inside<X, SPLIT>(sums, place, memory, all);
+        inside(all);
     } else {
         all = Taps{some.end, some.end};
     }
@@ -153,9 +172,20 @@ __device__ void accumulate(float2 (&sums)[STEPS], const Place& place, const TapM
                 break;
             }
         }
+        add_at_edge<X>(sums, place, window, past, length, first, tap, weight_of(tap));
+    }
+}
+
+// The same with weights that are in memory, and are those of all outputs.
+template <class X, bool SPLIT>
+__device__ void accumulate(float2 (&sums)[STEPS], const Place& place, const TapMemory& memory, const Window& window,
+                           int past, int length, unsigned first, unsigned count) {
+    const auto inside = [&](Taps taps) { add_inside<X, SPLIT>(sums, place, memory, taps); };
+    const auto weight_of = [&](unsigned tap) {
         const float first_weight = memory.at(place.heads[0], tap);
         const float second_weight = SPLIT ? memory.at(place.heads[1], tap) : first_weight;
         const float2 weight = make_float2(first_weight, second_weight);
-        add_at_edge<X>(sums, place, window, past, length, first, tap, [&](unsigned) { return weight; });
-    }
+        return [weight](unsigned) { return weight; };
+    };
+    accumulate_by<X>(sums, place, window, past, length, first, count, inside, weight_of);
 }

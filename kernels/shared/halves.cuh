@@ -2,6 +2,7 @@
 #pragma once
 
 #include "element.cuh"
+#include "parts.cuh"
 
 // What the 16-bit types differ in.
 template <class X>
@@ -18,6 +19,15 @@ struct Half<f16> {
 
     static __device__ f16 rounded(float number) { return __float2half_rn(number); }
     static __device__ unsigned short bits(f16 number) { return __half_as_ushort(number); }
+    // Of two numbers, the first in the low half.
+    static __device__ unsigned rounded_pair(float2 numbers) {
+        unsigned pair;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(numbers.y), "f"(numbers.x));
+        return pair;
+    }
+    static __device__ float2 numbers(unsigned pair) {
+        return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+    }
 };
 
 template <>
@@ -29,6 +39,10 @@ struct Half<bf16> {
 
     static __device__ bf16 rounded(float number) { return __float2bfloat16_rn(number); }
     static __device__ unsigned short bits(bf16 number) { return __bfloat16_as_ushort(number); }
+    static __device__ unsigned rounded_pair(float2 numbers) { return ::rounded_pair(numbers); }
+    static __device__ float2 numbers(unsigned pair) {
+        return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+    }
 };
 
 // A word with zero for numbers that are infinite or NaN.
@@ -57,5 +71,31 @@ struct TapParts {
             rest -= number(parts[part]);
         }
         off = rest;
+    }
+};
+
+// The same of two numbers, in pairs, the first in the low half.
+template <class X>
+struct PairParts {
+    static constexpr unsigned COUNT = TapParts<X>::COUNT;
+    unsigned parts[COUNT];
+    float2 off;
+
+    __device__ explicit PairParts(float2 rest) {
+#pragma unroll
+        for (unsigned part = 0; part < COUNT; part++) {
+            rest.x *= part > 0 ? Half<X>::PRECISION : 1.0f;
+            rest.y *= part > 0 ? Half<X>::PRECISION : 1.0f;
+            parts[part] = Half<X>::rounded_pair(rest);
+            const float2 rounded = Half<X>::numbers(parts[part]);
+            rest = make_float2(rest.x - rounded.x, rest.y - rounded.y);
+        }
+        off = rest;
+    }
+
+    // Whether they are off by more than 2^-22 of one of the numbers. Three parts never are.
+    __device__ bool is_off(float2 of) const {
+        constexpr float LEAST = 0x1p-22f * TapParts<X>::RAISED;
+        return COUNT < 3 && (fabsf(off.x) > fabsf(of.x) * LEAST || fabsf(off.y) > fabsf(of.y) * LEAST);
     }
 };

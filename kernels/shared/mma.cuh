@@ -24,6 +24,15 @@ __device__ inline void load_columns(unsigned (&to)[2], unsigned row) {
                  : "memory");
 }
 
+// The same twice, side by side: lanes 0 to 15 say the addresses of the rows of the first, and the others those of the
+// second.
+__device__ inline void load_columns(unsigned (&to)[2][2], unsigned row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0][0]), "=r"(to[0][1]), "=r"(to[1][0]), "=r"(to[1][1])
+                 : "r"(row)
+                 : "memory");
+}
+
 // Adds to 16 x 8 sums the products of 16 rows, 16 numbers each, and 8 columns. Sums are f32; lane l has those of rows
 // l / 4 (the first two) and l / 4 + 8, in columns 2 (l % 4) and 2 (l % 4) + 1.
 template <class X>

@@ -49,6 +49,25 @@ struct Sums {
             }
         }
     }
+
+    // Puts what `finisher(column)(sums)` makes of the sums in `column` and the next, counted from the tile's first, in their
+    // place.
+    template <class Finisher>
+    __device__ void finish(Finisher finisher) {
+#pragma unroll
+        for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
+            const auto finish = finisher(Shape::warp_column() + j * 8 + threadIdx.x % 4 * 2);
+#pragma unroll
+            for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
+#pragma unroll
+                for (unsigned n = 0; n < 4; n += 2) {
+                    const float2 finished = finish(make_float2(of[i][j][n], of[i][j][n + 1]));
+                    of[i][j][n] = finished.x;
+                    of[i][j][n + 1] = finished.y;
+                }
+            }
+        }
+    }
 };
 
 template <class X>
@@ -92,6 +111,12 @@ struct Product {
     }
 
     __device__ float sum(unsigned i, unsigned j, unsigned n) const { return sums.of[i][j][n]; }
+
+    // See `Sums`.
+    template <class Finisher>
+    __device__ void finish(Finisher finisher) {
+        sums.finish(finisher);
+    }
 };
 
 template <class X, class Shape>
@@ -151,6 +176,23 @@ struct Product<X, f32, Shape> {
     __device__ float sum(unsigned i, unsigned j, unsigned n) const {
         const float sum = high.of[i][j][n];
         return fabsf(sum) <= LARGEST ? sum + rest.of[i][j][n] : sum;
+    }
+
+    // The sums of all parts are one then.
+    template <class Finisher>
+    __device__ void finish(Finisher finisher) {
+#pragma unroll
+        for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
+#pragma unroll
+            for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
+#pragma unroll
+                for (unsigned n = 0; n < 4; n++) {
+                    high.of[i][j][n] = sum(i, j, n);
+                }
+            }
+        }
+        rest.clear();
+        high.finish(finisher);
     }
 
     static __device__ void multiply_each(Sums<Shape>& sums, unsigned i, const unsigned (&row)[4],

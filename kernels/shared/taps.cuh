@@ -11,6 +11,19 @@
 constexpr unsigned WARP = 32;
 constexpr float LOWEST = -LARGEST;
 
+// Normalisation: of nothing, over all taps, over those in range.
+constexpr unsigned NONE = 0;
+constexpr unsigned SOFTMAX = 1;
+constexpr unsigned SOFTMAX_IN_RANGE = 2;
+
+// e to the power of a number that is not positive, off by 2^-22 of itself and 2^-24 for each unit of the number; 0 where it
+// would be no normal number.
+__device__ inline float exponential(float number) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(number * 1.44269504f));
+    return power;
+}
+
 // What the weights of a head are normalised by.
 struct Softmax {
     float largest;

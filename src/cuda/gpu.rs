@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use ::cudarc::driver::CudaStream;
 
-use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue};
+use crate::cuda::call::ElementsMut;
+use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue, Source};
 #[cfg(feature = "emulator")]
 use crate::cuda::driver::{Emulator, LaunchProfile};
 use crate::cuda::limits::Limits;
 use crate::cuda::plan::Launch;
 use crate::cuda::sequences::DeviceSequences;
-use crate::gpu::{Uploads, lock};
+use crate::gpu::{Uploads, lock, within};
 use crate::{DType, Result, Sequences};
 
 /// A CUDA device and the stream that its work goes to, with the kernels that were loaded. Cheap to clone; clones are the
@@ -23,6 +24,8 @@ struct Inner {
     kernels: Mutex<Kernels>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Uploads<DeviceSequences>,
+    /// What lies between the launches of a call. Calls follow one another in the stream, so they can share it.
+    scratch: Mutex<[Option<Box<dyn Memory>>; 2]>,
 }
 
 /// Kernels by their module and name.
@@ -37,7 +40,8 @@ enum Room {
 
 impl Gpu {
     fn of(driver: Room) -> Self {
-        Gpu(Arc::new(Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() }))
+        let (kernels, sequences, scratch) = Default::default();
+        Gpu(Arc::new(Inner { driver, kernels, sequences, scratch }))
     }
 
     /// How many devices the driver has, of any age.
@@ -175,6 +179,29 @@ impl Gpu {
     /// The memory of a tensor that nobody has written.
     pub(crate) fn tensor(&self, dtype: DType, len: usize) -> Result<Box<dyn Memory>> {
         self.allocate("a tensor", len * dtype.size())
+    }
+
+    /// Runs a call, with scratch memory of the device's own: so many numbers of f32 in each of two pieces.
+    pub(crate) fn run(
+        &self,
+        numbers: [u64; 2],
+        call: impl FnOnce([Option<ElementsMut<'_>>; 2]) -> Result<()>,
+    ) -> Result<()> {
+        let mut scratch = lock(&self.0.scratch);
+        for (memory, numbers) in scratch.iter_mut().zip(numbers) {
+            let bytes = within("numbers of", "scratch", numbers, (usize::MAX / 4) as u64)
+                .map(|()| 4 * numbers as usize)?;
+            if bytes > memory.as_deref().map_or(0, Source::bytes) {
+                // The old one goes first, so that both need not fit.
+                *memory = None;
+                *memory = Some(self.allocate("scratch", bytes)?);
+            }
+        }
+        call(
+            scratch
+                .each_mut()
+                .map(|memory| memory.as_deref_mut().map(|memory| ElementsMut::of(memory, DType::F32))),
+        )
     }
 
     /// The kernel of a launch, loaded once.

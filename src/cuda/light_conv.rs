@@ -1,4 +1,4 @@
-mod multiply_add;
+pub(crate) mod multiply_add;
 mod toeplitz;
 
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};

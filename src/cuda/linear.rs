@@ -37,7 +37,8 @@ impl Linear {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
-        if let Some(launch) = plan(&problem, &Places::contiguous(&problem), gpu.limits())? {
+        let places = Places::contiguous(&problem);
+        if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {
             gpu.kernel(&launch)?;
         }
         Ok(Linear { gpu: gpu.clone(), problem })
@@ -50,27 +51,7 @@ impl Linear {
 
     /// What a call reads and writes, as its plan predicts it: matrices whose rows all begin on a sector.
     pub fn traffic(&self) -> Traffic {
-        let problem = &self.problem;
-        let kernel = match problem.dtype() {
-            DType::F32 => multiply_add::kernel(problem, self.gpu.limits()),
-            DType::F16 | DType::BF16 => mma::kernel(problem, self.gpu.limits()),
-        };
-        let (rows, outputs) = (problem.rows() as u64, problem.outputs() as u64);
-        let row = |numbers: usize, dtype: DType| (numbers * dtype.size()).div_ceil(SECTOR) as u64;
-        let [down, across] = kernel.grid(problem);
-        // Each warp of a tile reads the biases of its columns; on tensor cores, a thread those of two columns of eight, one
-        // by one.
-        let eights = outputs.div_ceil(8);
-        let bias = match problem.dtype() {
-            DType::F32 => down.saturating_mul(4 * eights),
-            _ => down.saturating_mul(2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights })),
-        };
-        let weight = down.saturating_mul(outputs).saturating_mul(row(problem.inputs(), problem.parameters()));
-        Traffic {
-            read: across.saturating_mul(rows).saturating_mul(row(problem.inputs(), problem.dtype())),
-            written: rows.saturating_mul(row(problem.outputs(), problem.dtype())),
-            parameters: weight.saturating_add(if problem.has_bias() { bias } else { 0 }),
-        }
+        traffic(&self.problem, Types::of(&self.problem), self.gpu.limits())
     }
 
     /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
@@ -90,7 +71,7 @@ impl Linear {
         let y = binder.rows_mut("y", args.y, dtype, [rows, outputs])?;
         let weight_place = Place { stride: inputs, ..weight.place };
         let places = Places { x: x.place, weight: weight_place, y: y.place };
-        let launch = plan(problem, &places, self.gpu.limits())?;
+        let launch = plan(problem, &places, Types::of(problem), self.gpu.limits())?;
         launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &y]))
     }
 }
@@ -110,16 +91,60 @@ impl Places {
     }
 }
 
-/// The one launch, or none where there are no rows.
-pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Option<Launch>> {
+/// Types of x, of weight and bias, and of y. Parameters and y are of the type of x or of f32; parameters beside an x in f32
+/// are of any type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Types {
+    pub(crate) x: DType,
+    pub(crate) parameters: DType,
+    pub(crate) y: DType,
+}
+
+impl Types {
+    fn of(problem: &LinearProblem) -> Self {
+        Types { x: problem.dtype(), parameters: problem.parameters(), y: problem.dtype() }
+    }
+}
+
+/// The one launch, or none where there are no rows. The types are `types`, whatever the problem's.
+pub(crate) fn plan(
+    problem: &LinearProblem,
+    places: &Places,
+    types: Types,
+    limits: &Limits,
+) -> Result<Option<Launch>> {
     if problem.rows() == 0 {
         return Ok(None);
     }
-    match problem.dtype() {
-        DType::F32 => multiply_add::plan(problem, places, limits),
-        DType::F16 | DType::BF16 => mma::plan(problem, places, limits),
+    match types.x {
+        DType::F32 => multiply_add::plan(problem, places, types, limits),
+        DType::F16 | DType::BF16 => mma::plan(problem, places, types, limits),
     }
     .map(Some)
+}
+
+/// What the launch reads and writes: matrices whose rows all begin on a sector.
+pub(crate) fn traffic(problem: &LinearProblem, types: Types, limits: &Limits) -> Traffic {
+    let kernel = match types.x {
+        DType::F32 => multiply_add::kernel(problem, limits),
+        DType::F16 | DType::BF16 => mma::kernel(problem, types, limits),
+    };
+    let (rows, outputs) = (problem.rows() as u64, problem.outputs() as u64);
+    let row = |numbers: usize, dtype: DType| (numbers * dtype.size()).div_ceil(SECTOR) as u64;
+    let [down, across] = kernel.grid(problem);
+    // Each warp of a tile reads the biases of its columns; on tensor cores, a thread those of two columns of eight, one by
+    // one.
+    let eights = outputs.div_ceil(8);
+    let bias = match types.x {
+        DType::F32 => down.saturating_mul(4 * eights),
+        _ => down.saturating_mul(2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights })),
+    };
+    let weight = down.saturating_mul(outputs).saturating_mul(row(problem.inputs(), types.parameters));
+    Traffic {
+        read: across.saturating_mul(rows).saturating_mul(row(problem.inputs(), types.x)),
+        written: rows.saturating_mul(row(problem.outputs(), types.y)),
+        parameters: weight.saturating_add(if problem.has_bias() { bias } else { 0 }),
+    }
 }
 
 /// A kernel of a module.

@@ -19,6 +19,7 @@
 
 mod call;
 mod driver;
+mod dynamic_conv;
 mod gpu;
 mod history;
 mod light_conv;
@@ -26,7 +27,10 @@ mod limits;
 mod linear;
 mod modules;
 mod plan;
+mod rows;
 mod sequences;
+mod span_conv;
+mod span_key;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -39,10 +43,13 @@ pub use call::{Elements, ElementsMut, Rows, RowsMut};
 #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
 pub use driver::LaunchProfile;
 pub(crate) use driver::Memory;
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
 pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs};
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs};
 pub use sequences::DeviceSequences;
+pub use span_conv::{SpanConv, SpanConvArgs};
+pub use span_key::{SpanKey, SpanKeyArgs};
 pub use traffic::Traffic;

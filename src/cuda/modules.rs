@@ -36,7 +36,26 @@ pub(crate) fn light_conv_toeplitz(dtype: DType) -> Option<&'static Module> {
     }
 }
 
-/// Linear layers: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
+/// Dynamic convolution with given logits by multiply-adds.
+pub(crate) fn dynamic_conv(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("dynamic_conv_f32"),
+        DType::F16 => module!("dynamic_conv_f16"),
+        DType::BF16 => module!("dynamic_conv_bf16"),
+    }
+}
+
+/// Dynamic convolution with given logits by products of matrices; none in f32.
+pub(crate) fn dynamic_conv_banded(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("dynamic_conv_banded_f16")),
+        DType::BF16 => Some(module!("dynamic_conv_banded_bf16")),
+    }
+}
+
+/// Linear layers: by multiply-adds in f32, with parameters of any type; on tensor cores in 16 bits, with parameters of the
+/// same type or of f32.
 pub(crate) fn linear(dtype: DType, parameters: DType) -> &'static Module {
     match (dtype, parameters) {
         (DType::F32, _) => module!("linear_f32"),
@@ -44,5 +63,16 @@ pub(crate) fn linear(dtype: DType, parameters: DType) -> &'static Module {
         (DType::F16, _) => module!("linear_f16"),
         (DType::BF16, DType::F32) => module!("linear_bf16_f32"),
         (DType::BF16, _) => module!("linear_bf16"),
+    }
+}
+
+/// The span-aware key: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
+pub(crate) fn span_key(dtype: DType, parameters: DType) -> &'static Module {
+    match (dtype, parameters) {
+        (DType::F32, _) => module!("span_key_f32"),
+        (DType::F16, DType::F32) => module!("span_key_f16_f32"),
+        (DType::F16, _) => module!("span_key_f16"),
+        (DType::BF16, DType::F32) => module!("span_key_bf16_f32"),
+        (DType::BF16, _) => module!("span_key_bf16"),
     }
 }

@@ -1,9 +1,15 @@
 //! Plans need no device: that they hold to what kernels ask of them is asserted where they are made, for every one here.
 
+#[cfg(feature = "emulator")]
+mod products;
+
 use crate::cuda::limits::Limits;
+use crate::cuda::linear::Types;
 use crate::cuda::plan::{Launch, Place};
-use crate::cuda::{history, light_conv, linear, modules};
-use crate::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
+use crate::cuda::{dynamic_conv, history, light_conv, linear, modules, span_key};
+use crate::problem::{
+    Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem, SpanKeyProblem,
+};
 use crate::{DType, Error, Normalize, Sequences, Window};
 
 /// Something big, and something small.
@@ -29,6 +35,17 @@ fn sequences() -> Vec<Sequences> {
 
 fn types() -> impl Iterator<Item = (DType, DType)> {
     DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)])
+}
+
+/// Types of products: those of linear layers, and those that generate logits, in f32, from queries of one type with
+/// parameters of another.
+fn products() -> impl Iterator<Item = Types> {
+    let layers = types().map(|(x, parameters)| Types { x, parameters, y: x });
+    let generated = DType::ALL
+        .into_iter()
+        .flat_map(|parameters| [DType::F32, parameters].map(|x| Types { x, parameters, y: DType::F32 }));
+    let wide = [DType::F16, DType::BF16].map(|x| Types { x, parameters: DType::F32, y: DType::F32 });
+    layers.chain(generated).chain(wide)
 }
 
 /// Fails unless the module has the kernel.
@@ -110,22 +127,130 @@ fn tensor_cores_take_what_they_are_good_for() {
 }
 
 #[test]
+fn every_dynamic_conv_has_a_plan() {
+    let windows = [(1, 1), (16, 1000), (33, 1), (64, 1), (129, 1000), (130, 1), (700, 1), (100_000, 1)]
+        .into_iter()
+        .map(|(width, dilation)| Window::causal(width).unwrap().dilated(dilation).unwrap());
+    let mut entries = std::collections::BTreeSet::new();
+    for window in windows {
+        for (channels, heads) in
+            [(1, 1), (3, 3), (64, 64), (100, 5), (512, 8), (1024, 16), (1024, 1024), (4099, 1)]
+        {
+            for (sequences, (dtype, parameters)) in sequences()
+                .into_iter()
+                .flat_map(|sequences| types().map(move |types| (sequences.clone(), types)))
+            {
+                // No grid is large enough to generate so many taps.
+                if heads * window.width() > 1 << 20 {
+                    continue;
+                }
+                for normalize in [Normalize::None, Normalize::Softmax] {
+                    let conv = Convolution::new(sequences.shape(), channels, heads, window, dtype)
+                        .and_then(|conv| conv.with_parameters(parameters))
+                        .unwrap()
+                        .with_normalize(normalize);
+                    let given = DynamicConvProblem::given(conv).unwrap();
+                    let own = DynamicConvProblem::generated(conv).unwrap();
+                    let query = own.with_query(5, DType::F32).unwrap();
+                    for (problem, limits) in [given, own, query]
+                        .iter()
+                        .flat_map(|problem| DEVICES.iter().map(move |l| (problem, l)))
+                    {
+                        let places = dynamic_conv::DynamicPlaces::contiguous(problem);
+                        let plan = dynamic_conv::plan(problem, &places, true, limits).unwrap();
+                        let launches = plan.launches();
+                        assert_eq!(launches.is_empty(), sequences.shape().tokens() == 0);
+                        assert!(problem != &given || launches.len() < 2);
+                        launches.iter().for_each(assert_there);
+                        entries.extend(launches.iter().map(|launch| (launch.module.name, launch.entry)));
+                        let tokens = if launches.len() == 2 { sequences.shape().tokens() } else { 0 };
+                        let scratch = dynamic_conv::scratch_len(problem, limits).unwrap();
+                        assert_eq!(scratch, (tokens * problem.logits()) as u64);
+                    }
+                }
+            }
+        }
+    }
+    let of = |name: &str| entries.iter().filter(|(module, _)| module.starts_with(name)).count();
+    // Two kernels by multiply-adds of each type, and three by products of matrices of two.
+    assert_eq!([of("dynamic_conv_banded_"), of("dynamic_conv_")], [3 * 2, 3 * 2 + 2 * 3], "{entries:?}");
+}
+
+/// Bands of filters take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.
+#[test]
+fn tensor_cores_take_the_taps_of_tokens() {
+    for (dtype, head_channels, width, expected) in [
+        (DType::BF16, 16, 1, "dynamic_conv_3"),
+        (DType::F16, 64, 33, "dynamic_conv_3"),
+        (DType::F16, 64, 34, "dynamic_conv_5"),
+        (DType::BF16, 17, 65, "dynamic_conv_5"),
+        (DType::F16, 64, 66, "dynamic_conv_9"),
+        (DType::BF16, 300, 129, "dynamic_conv_9"),
+        (DType::F16, 64, 130, "dynamic_conv"),
+        (DType::F16, 15, 31, "dynamic_conv_split"),
+        (DType::F32, 64, 31, "dynamic_conv"),
+    ] {
+        let shape = Sequences::batch(2, 100).unwrap().shape();
+        let window = Window::causal(width).unwrap();
+        let conv = Convolution::new(shape, 2 * head_channels, 2, window, dtype).unwrap();
+        let problem = DynamicConvProblem::given(conv).unwrap();
+        let places = dynamic_conv::DynamicPlaces::contiguous(&problem);
+        for limits in &DEVICES {
+            let plan = dynamic_conv::plan(&problem, &places, false, limits).unwrap();
+            assert_eq!(plan.launches()[0].entry, expected, "{dtype}, R = {head_channels}, K = {width}");
+        }
+    }
+}
+
+#[test]
 fn every_linear_layer_has_a_plan() {
     for (rows, inputs, outputs) in
         [(0, 1, 1), (1, 1, 1), (7, 300, 5), (128, 64, 128), (40_000, 1024, 4096), (1 << 30, 8, 3)]
     {
-        for (dtype, parameters) in types() {
-            let problem = LinearProblem::new(rows, inputs, outputs, dtype)
-                .and_then(|problem| problem.with_parameters(parameters))
-                .unwrap();
+        for types in products() {
+            let problem = LinearProblem::new(rows, inputs, outputs, types.x).unwrap();
             for limits in &DEVICES {
-                match linear::plan(&problem, &linear::Places::contiguous(&problem), limits).unwrap() {
+                match linear::plan(&problem, &linear::Places::contiguous(&problem), types, limits).unwrap() {
                     Some(launch) => assert_there(&launch),
                     None => assert_eq!(rows, 0),
                 }
             }
         }
     }
+}
+
+#[test]
+fn every_span_key_has_a_plan() {
+    let windows = [1, 2, 9, 31, 129, 700, 100_000].into_iter().flat_map(|width| {
+        [1, 2, 7, 64, 1000].map(|dilation| Window::causal(width).unwrap().dilated(dilation).unwrap())
+    });
+    let mut entries = std::collections::BTreeSet::new();
+    for window in windows {
+        for (channels, outputs) in [(1, 1), (3, 200), (768, 384), (1024, 1024), (70_000, 5)] {
+            for sequences in sequences() {
+                for (dtype, parameters) in types() {
+                    for output in [dtype, DType::F32] {
+                        let shape = sequences.shape();
+                        let problem = SpanKeyProblem::new(shape, channels, outputs, window, dtype)
+                            .and_then(|problem| problem.with_parameters(parameters)?.with_output(output))
+                            .unwrap();
+                        let places = span_key::SpanKeyPlaces::contiguous(&problem);
+                        for limits in &DEVICES {
+                            let plan = span_key::plan(&problem, &places, true, limits);
+                            let Some(launch) = plan.unwrap() else {
+                                assert_eq!(shape.tokens(), 0);
+                                continue;
+                            };
+                            assert_there(&launch);
+                            assert!(launch.shared > 0 && launch.shared <= limits.shared_memory);
+                            entries.insert((launch.module.name, launch.entry));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(entries.len(), 5, "{entries:?}");
 }
 
 #[test]
@@ -164,7 +289,8 @@ fn what_is_too_large_is_refused() {
     }
 
     let problem = LinearProblem::new(1 << 31, 1, 1, DType::F32).unwrap();
-    let refused = linear::plan(&problem, &linear::Places::contiguous(&problem), &DEVICES[0]);
+    let types = Types { x: DType::F32, parameters: DType::F32, y: DType::F32 };
+    let refused = linear::plan(&problem, &linear::Places::contiguous(&problem), types, &DEVICES[0]);
     assert!(matches!(refused, Err(Error::Limit { needed: 0x8000_0000, .. })), "{refused:?}");
 
     let few = Limits { blocks: 10, ..DEVICES[0] };
@@ -183,7 +309,10 @@ fn kernels_are_small() {
         .into_iter()
         .chain(DType::ALL.map(modules::light_conv))
         .chain(DType::ALL.into_iter().filter_map(modules::light_conv_toeplitz))
-        .chain(types().map(|(dtype, parameters)| modules::linear(dtype, parameters)));
+        .chain(DType::ALL.map(modules::dynamic_conv))
+        .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_banded))
+        .chain(types().map(|(dtype, parameters)| modules::linear(dtype, parameters)))
+        .chain(types().map(|(dtype, parameters)| modules::span_key(dtype, parameters)));
     let sizes: std::collections::BTreeMap<_, _> = all.map(|module| (module.name, module.ptx.len())).collect();
     assert!(sizes.values().sum::<usize>() < 6_000_000, "{sizes:?}");
 }

@@ -12,7 +12,7 @@ pub(crate) const SECTOR: usize = 32;
 /// predicts where all rows begin on a sector and are whole ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Of tokens, and of a history: halos are read by two blocks.
+    /// Of tokens, of a history, and of logits that are given: halos are read by two blocks.
     pub read: u64,
     /// Of outputs.
     pub written: u64,

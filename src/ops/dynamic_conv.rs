@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::light_conv::{ConvOptions, convolution};
@@ -134,10 +136,10 @@ fn describe(
     let dtype = conv.parameters();
     check::operand("weight", weight, x, dtype, &[problem.logits(), query_channels])?;
     check::optional("weight_bias", options.weight_bias, x, dtype, &[problem.logits()])?;
-    #[cfg(feature = "cuda")]
-    check::not_on_cuda(x, "dynamic_conv")?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -157,10 +159,10 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
     expected.extend([heads, window.width()]);
     check::operand("logits", logits, x, conv.parameters(), &expected)?;
     let problem = DynamicConvProblem::given(conv)?;
-    #[cfg(feature = "cuda")]
-    check::not_on_cuda(x, "dynamic_conv")?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -222,6 +224,27 @@ fn launch(
             gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.bind(args, scratch))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_on_cuda(x, "dynamic_conv"),
+        Room::Cuda(gpu) => {
+            let operator = cuda::DynamicConv::new(gpu, *problem)?;
+            let taps = match taps {
+                Taps::Given(logits) => {
+                    cuda::TapArgs::Given { logits: cuda::Rows::contiguous(logits.on_cuda()) }
+                }
+                Taps::Generated(weight, options) => cuda::TapArgs::Generated {
+                    weight: weight.on_cuda(),
+                    weight_bias: options.weight_bias.map(Tensor::on_cuda),
+                    query: options.query.map(|query| cuda::Rows::contiguous(query.on_cuda())),
+                },
+            };
+            let args = cuda::DynamicConvArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(x.on_cuda()),
+                taps,
+                bias: options.bias.map(Tensor::on_cuda),
+                history: options.history.map(Tensor::on_cuda),
+                y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+            };
+            gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
@@ -124,10 +126,10 @@ fn describe(
         check::operand("history", history.x, x, x.dtype(), &shape)?;
         check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
     }
-    #[cfg(feature = "cuda")]
-    check::not_on_cuda(x, "span_conv")?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::SpanConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::SpanConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -178,6 +180,24 @@ fn launch(
             gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_on_cuda(tensors.x, "span_conv"),
+        Room::Cuda(gpu) => {
+            let operator = cuda::SpanConv::new(gpu, *problem)?;
+            let args = cuda::SpanConvArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(tensors.x.on_cuda()),
+                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
+                value: cuda::Rows::contiguous(tensors.value.on_cuda()),
+                depthwise: tensors.depthwise.on_cuda(),
+                pointwise: tensors.pointwise.on_cuda(),
+                key_bias: options.key_bias.map(Tensor::on_cuda),
+                weight: tensors.weight.on_cuda(),
+                weight_bias: options.weight_bias.map(Tensor::on_cuda),
+                bias: options.bias.map(Tensor::on_cuda),
+                history: options.history.map(|history| history.x.on_cuda()),
+                value_history: options.history.map(|history| history.value.on_cuda()),
+                y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.launch(args, scratch))
+        }
     }
 }

@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{SpanKeyProblem, same_or_f32};
@@ -87,7 +89,7 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
     check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
     #[cfg(feature = "cuda")]
-    check::not_on_cuda(x, "span_key")?;
+    check::planned_cuda(x, |gpu| cuda::SpanKey::new(gpu, problem))?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::SpanKey::new(gpu, problem))?;
     Ok((problem, sequences))
@@ -130,6 +132,18 @@ fn launch(
             gpu.run([0, 0], |_| operator.bind(args))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_on_cuda(tensors.x, "span_key"),
+        Room::Cuda(gpu) => {
+            let operator = cuda::SpanKey::new(gpu, *problem)?;
+            operator.launch(cuda::SpanKeyArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(tensors.x.on_cuda()),
+                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
+                depthwise: tensors.depthwise.on_cuda(),
+                pointwise: tensors.pointwise.on_cuda(),
+                key_bias: options.key_bias.map(Tensor::on_cuda),
+                history: options.history.map(Tensor::on_cuda),
+                z: cuda::RowsMut::contiguous(z.on_cuda_mut()),
+            })
+        }
     }
 }

@@ -4,7 +4,7 @@ use lightspan::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, long_conv_case, overwritten, whole_devices,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// Where the logits of a drawn call come from.
@@ -144,7 +144,7 @@ impl Call {
 pub fn check(case: &ConvCase, generator: Generator) -> Result<(), TestCaseError> {
     let call = Call::draw(case, generator);
     let expected = call.expected();
-    for device in whole_devices() {
+    for device in devices() {
         assert_admitted(&expected, &call.run(&device))?;
     }
     Ok(())

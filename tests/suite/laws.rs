@@ -5,9 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::dynamic_conv::Generator;
-use crate::support::{
-    ConvCase, Numbers, Values, config, conv_case, devices, long_conv_case, same_bits, whole_devices,
-};
+use crate::support::{ConvCase, Numbers, Values, config, conv_case, devices, long_conv_case, same_bits};
 use crate::{dynamic_conv, light_conv, span_conv};
 
 /// A drawn call of any of the convolutions.
@@ -18,11 +16,6 @@ enum Call {
 }
 
 const KINDS: usize = 4;
-
-/// The devices that have this kind of convolution.
-fn devices_of(kind: usize) -> Vec<Device> {
-    if kind == 0 { devices() } else { whole_devices() }
-}
 
 impl Call {
     fn draw(kind: usize, case: &ConvCase) -> Self {
@@ -90,7 +83,7 @@ proptest! {
         let (clean, mut other) = (Call::draw(kind, &case), Call::draw(kind, &case));
         let rows = sequences[spoiled].first..sequences[spoiled].first + sequences[spoiled].length;
         other.spoil(&case.sequences, rows);
-        for device in devices_of(kind) {
+        for device in devices() {
             let (clean, other) = (clean.run(&device), other.run(&device));
             for (s, sequence) in sequences.iter().enumerate() {
                 let rows = sequence.first..sequence.first + sequence.length + sequence.padding;
@@ -115,7 +108,7 @@ proptest! {
             let rows = sequence.first + from(sequence.length)..sequence.first + sequence.length;
             other.spoil(&case.sequences, rows);
         }
-        for device in devices_of(kind) {
+        for device in devices() {
             let (clean, other) = (clean.run(&device), other.run(&device));
             for sequence in case.sequences.as_slice() {
                 let rows = sequence.first..sequence.first + from(sequence.length);
@@ -148,7 +141,7 @@ proptest! {
             Call::Span(call) => call.value.data.fill(constant),
         }
         let allowed = constant.abs() * (case.dtype.unit_roundoff() + 32.0 * DType::F32.unit_roundoff());
-        for device in devices_of(kind) {
+        for device in devices() {
             let y = call.run(&device).to_f32().unwrap();
             for sequence in case.sequences.as_slice() {
                 for t in 0..sequence.length {
@@ -188,7 +181,7 @@ proptest! {
             Call::Dynamic(call) => call.case = case.clone(),
             Call::Span(call) => call.case = case.clone(),
         }
-        for device in devices_of(kind) {
+        for device in devices() {
             let (y, later) = (plain.run(&device).to_f32().unwrap(), shifted.run(&device).to_f32().unwrap());
             let largest = y.iter().fold(1.0f32, |largest, y| largest.max(y.abs()));
             for (a, b) in y.iter().zip(&later[shift * case.channels()..]) {
@@ -207,7 +200,7 @@ proptest! {
     ) {
         // One list of chunk sizes a sequence, in f32 so that nothing but the order of sums may differ.
         let chunks: Vec<Vec<usize>> = (0..3).map(|step| chunks.iter().map(|sizes| sizes[step]).collect()).collect();
-        for device in devices_of(kind) {
+        for device in devices() {
             let fed = Fed { device: &device, case: &case, kind };
             let lengths: Vec<usize> =
                 (0..chunks[0].len()).map(|s| chunks.iter().map(|sizes| sizes[s]).sum()).collect();
@@ -346,7 +339,7 @@ fn outputs_are_deterministic() {
             seed: 1,
         };
         let call = Call::draw(kind, &case);
-        for device in devices_of(kind) {
+        for device in devices() {
             let first = call.run(&device);
             for threads in [1, 2, 3, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

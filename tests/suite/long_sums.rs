@@ -71,7 +71,7 @@ fn dynamic_conv() {
             history: call.history.as_ref().map(|history| &history.data[..]),
         };
         let problem = DynamicConvProblem::given(call.case.convolution()).unwrap();
-        for device in whole_devices() {
+        for device in devices() {
             let y = call.run(&device);
             for t in SAMPLED {
                 let expected = reference::dynamic_conv(&problem, &call.case.sequences, inputs, (0, t));

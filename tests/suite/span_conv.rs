@@ -4,7 +4,7 @@ use lightspan::{Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, long_conv_case, overwritten, whole_devices,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// A drawn call with its numbers: the convolution of the values is that of the case; its bias says whether there is a
@@ -113,7 +113,7 @@ impl Call {
 pub fn check(case: &ConvCase, channels: usize) -> Result<(), TestCaseError> {
     let call = Call::draw(case, channels);
     let expected = call.expected();
-    for device in whole_devices() {
+    for device in devices() {
         assert_admitted(&expected, &call.run(&device))?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use lightspan::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
 
 use crate::support::{
-    ConvCase, Numbers, Values, assert_admitted, config, conv_case, long_conv_case, overwritten, whole_devices,
+    ConvCase, Numbers, Values, assert_admitted, config, conv_case, devices, long_conv_case, overwritten,
 };
 
 /// A drawn call with its numbers: the depthwise convolution is that of the case, whose heads and normalisation the
@@ -83,7 +83,7 @@ impl Call {
 pub fn check(case: &ConvCase, outputs: usize, wide: bool) -> Result<(), TestCaseError> {
     let call = Call::draw(case, outputs, if wide { DType::F32 } else { case.dtype });
     let expected = call.expected();
-    for device in whole_devices() {
+    for device in devices() {
         assert_admitted(&expected, &call.run(&device))?;
     }
     Ok(())

@@ -6,6 +6,7 @@ use crate::cuda::light_conv::Places;
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
+use crate::cuda::rows::{gap, of_phase};
 use crate::cuda::traffic::{SECTOR, Tile, Traffic, filter, list, tiles_of};
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::Convolution;
@@ -17,9 +18,7 @@ const THREADS: usize = 256;
 const TOKEN_BYTES: usize = 39168;
 const TAP_QUADS: usize = 576;
 /// Bytes of a row of the block's memory, at most: the widest first, and a sector.
-const ROW_BYTES: [usize; 3] = [128, 64, 32];
-/// Bytes of the banks of the block's memory.
-const BANKS: usize = 128;
+pub(crate) const ROW_BYTES: [usize; 3] = [128, 64, 32];
 /// Rows of the halo for each that is written, at most, where there is a choice.
 const HALO: f64 = 0.2;
 /// Taps that are added at once.
@@ -51,28 +50,8 @@ struct Params {
     unused: u32,
 }
 
-/// Bytes that are free after every eight rows of a phase, where rows are less than the banks: see
-/// `kernels/shared/stage.cuh`.
-fn gap(row: usize) -> usize {
-    if row < BANKS { row } else { 0 }
-}
-
-/// Bytes of a phase in the block's memory. Where there are gaps, the threads of the next phase go on among the banks where
-/// those of this one end.
-fn of_phase(row: usize, tiles: &Tiles, taps: usize) -> usize {
-    let (rows, groups) = (tiles.steps + taps - 1, tiles.steps / STEPS);
-    if gap(row) == 0 {
-        return rows * row;
-    }
-    let mut rows = rows + (rows - 1) / STEPS;
-    while tiles.phases > 1 && !((rows - groups) * row).is_multiple_of(BANKS) {
-        rows += 1;
-    }
-    rows * row
-}
-
 /// As many heads as the channels of a row can touch.
-fn most_heads(conv: &Convolution, lanes: usize) -> usize {
+pub(crate) fn most_heads(conv: &Convolution, lanes: usize) -> usize {
     let (channels, head_channels) = (2 * lanes, conv.head_channels());
     ((channels + head_channels - 2) / head_channels + 1).min(conv.heads())
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::limits::Limits;
-use crate::cuda::linear::{Kernel, Places};
+use crate::cuda::linear::{Kernel, Places, Types};
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, count, unit};
 use crate::problem::{Activation, LinearProblem};
@@ -24,20 +24,25 @@ struct Params {
     x_unit: u32,
     weight_unit: u32,
     y_unit: u32,
-    unused: u32,
+    wide: u32,
 }
 
-pub(crate) fn kernel(problem: &LinearProblem, limits: &Limits) -> Kernel {
+pub(crate) fn kernel(problem: &LinearProblem, types: Types, limits: &Limits) -> Kernel {
     // Weights in f32 take twice the room.
-    let columns = if problem.parameters() == DType::F32 { 64 } else { 128 };
+    let columns = if types.parameters == DType::F32 { 64 } else { 128 };
     let big = Kernel { entry: "linear", threads: 128, tile: [128, columns] };
     let small = Kernel { entry: "linear_small", threads: 128, tile: [64, 64] };
     Kernel::choose(big, small, problem, limits)
 }
 
-pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
-    let kernel = kernel(problem, limits);
-    let (dtype, inputs, outputs) = (problem.dtype(), problem.inputs(), problem.outputs());
+pub(crate) fn plan(
+    problem: &LinearProblem,
+    places: &Places,
+    types: Types,
+    limits: &Limits,
+) -> Result<Launch> {
+    let kernel = kernel(problem, types, limits);
+    let (inputs, outputs) = (problem.inputs(), problem.outputs());
     let params = Params {
         x_stride: places.x.stride as u64,
         y_stride: places.y.stride as u64,
@@ -47,11 +52,11 @@ pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) ->
         columns: count("y", outputs.div_ceil(kernel.tile[1]))?,
         activation: (problem.activation() == Activation::Relu).into(),
         has_bias: problem.has_bias().into(),
-        x_unit: unit(dtype, inputs, &[places.x]),
-        weight_unit: unit(problem.parameters(), inputs, &[places.weight]),
-        y_unit: unit(dtype, outputs, &[places.y]),
-        unused: 0,
+        x_unit: unit(types.x, inputs, &[places.x]),
+        weight_unit: unit(types.parameters, inputs, &[places.weight]),
+        y_unit: unit(types.y, outputs, &[places.y]),
+        wide: (types.y == DType::F32).into(),
     };
-    let module = modules::linear(dtype, problem.parameters());
+    let module = modules::linear(types.x, types.parameters);
     Launch::new((module, kernel.entry), kernel.tiles(problem), kernel.threads, &params, limits)
 }

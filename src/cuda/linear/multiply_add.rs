@@ -1,13 +1,13 @@
-//! The plan of `kernels/linear.cu`: f32.
+//! The plan of `kernels/linear.cu`: x and y in f32, W of any type.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Result;
 use crate::cuda::limits::Limits;
-use crate::cuda::linear::{Kernel, Places};
+use crate::cuda::linear::{Kernel, Places, Types};
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, count, unit};
 use crate::problem::{Activation, LinearProblem};
+use crate::{DType, Result};
 
 /// The structure `Params` of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -21,7 +21,9 @@ struct Params {
     columns: u32,
     activation: u32,
     has_bias: u32,
-    load_unit: u32,
+    x_unit: u32,
+    weight_unit: u32,
+    weight_type: u32,
     unused: u32,
 }
 
@@ -31,7 +33,12 @@ pub(crate) fn kernel(problem: &LinearProblem, limits: &Limits) -> Kernel {
     Kernel::choose(big, small, problem, limits)
 }
 
-pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) -> Result<Launch> {
+pub(crate) fn plan(
+    problem: &LinearProblem,
+    places: &Places,
+    types: Types,
+    limits: &Limits,
+) -> Result<Launch> {
     let kernel = kernel(problem, limits);
     let params = Params {
         x_stride: places.x.stride as u64,
@@ -42,9 +49,15 @@ pub(crate) fn plan(problem: &LinearProblem, places: &Places, limits: &Limits) ->
         columns: count("y", problem.outputs().div_ceil(kernel.tile[1]))?,
         activation: (problem.activation() == Activation::Relu).into(),
         has_bias: problem.has_bias().into(),
-        load_unit: unit(problem.dtype(), problem.inputs(), &[places.x, places.weight]),
+        x_unit: unit(types.x, problem.inputs(), &[places.x]),
+        weight_unit: unit(types.parameters, problem.inputs(), &[places.weight]),
+        weight_type: match types.parameters {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::BF16 => 2,
+        },
         unused: 0,
     };
-    let module = modules::linear(problem.dtype(), problem.parameters());
+    let module = modules::linear(types.x, types.parameters);
     Launch::new((module, kernel.entry), kernel.tiles(problem), kernel.threads, &params, limits)
 }

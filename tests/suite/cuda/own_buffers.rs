@@ -2,14 +2,14 @@
 //! that hold NaN, outputs between bits that stay as they were.
 
 use lightspan::cuda::{self as room, DeviceSequences, Gpu};
-use lightspan::problem::{HistoryProblem, LightConvProblem};
-use lightspan::reference;
+use lightspan::problem::{HistoryProblem, LightConvProblem, Taps};
 use lightspan::reference::Estimate;
+use lightspan::{DType, Normalize, Window, reference};
 use proptest::prelude::*;
 
 use crate::support::cuda::{Input, Scatter, cuda_device};
 use crate::support::{ConvCase, Numbers, config, conv_case, long_conv_case};
-use crate::{light_conv, linear};
+use crate::{dynamic_conv, light_conv, linear, span_key};
 
 /// Where tensors lie.
 fn place() -> impl Strategy<Value = (u64, usize)> {
@@ -45,6 +45,54 @@ fn check_light_conv(gpu: &Gpu, case: &ConvCase, scatter: &mut Scatter<'_>) -> Re
     output.check(&call.expected())
 }
 
+fn check_dynamic_conv(
+    gpu: &Gpu,
+    case: &ConvCase,
+    generator: dynamic_conv::Generator,
+    scatter: &mut Scatter<'_>,
+) -> Result<(), TestCaseError> {
+    check_dynamic_call(gpu, dynamic_conv::Call::draw(case, generator), scatter)
+}
+
+fn check_dynamic_call(
+    gpu: &Gpu,
+    call: dynamic_conv::Call,
+    scatter: &mut Scatter<'_>,
+) -> Result<(), TestCaseError> {
+    let case = &call.case;
+    let (channels, logits) = (case.channels(), call.problem.logits());
+    let x = scatter.rows(&call.x, channels);
+    let given = call.problem.taps() == Taps::Given;
+    let weight = if given { scatter.rows(&call.weight, logits) } else { scatter.elements(&call.weight) };
+    let query = call.query.as_ref().map(|query| scatter.rows(query, *query.shape.last().unwrap()));
+    let [bias, history, weight_bias] =
+        [&call.bias, &call.history, &call.weight_bias].map(|values| scatter.optional(values));
+    let mut output = scatter.output(case.sequences.shape().tokens(), channels, case.dtype);
+    let operator = room::DynamicConv::new(gpu, call.problem).unwrap();
+    let mut scratch = scatter.scratch(operator.scratch_len());
+    operator
+        .launch(
+            room::DynamicConvArgs {
+                sequences: &DeviceSequences::new(gpu, &case.sequences).unwrap(),
+                x: x.rows(),
+                taps: match call.problem.taps() {
+                    Taps::Given => room::TapArgs::Given { logits: weight.rows() },
+                    _ => room::TapArgs::Generated {
+                        weight: weight.elements(),
+                        weight_bias: elements(&weight_bias),
+                        query: query.as_ref().map(Input::rows),
+                    },
+                },
+                bias: elements(&bias),
+                history: elements(&history),
+                y: output.rows(),
+            },
+            scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap()),
+        )
+        .unwrap();
+    output.check(&call.expected())
+}
+
 proptest! {
     #![proptest_config(config(300))]
 
@@ -67,6 +115,81 @@ proptest! {
     }
 
     #[test]
+    fn dynamic_conv(case in case(), generator in dynamic_conv::generator(), (seed, step) in place()) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        check_dynamic_conv(device.cuda_gpu().unwrap(), &case, generator, &mut Scatter::new(&device, seed, step))?;
+    }
+
+    /// Heads of as many channels as tensor cores want.
+    #[test]
+    fn dynamic_conv_of_wide_heads(
+        mut case in case(),
+        generator in dynamic_conv::generator(),
+        head_channels in prop_oneof![Just(16usize), Just(64), 16usize..70, 120usize..300],
+        width in prop::option::weighted(0.25, 70usize..140),
+        (seed, step) in place(),
+    ) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        (case.heads, case.head_channels) = (case.heads.min(3), head_channels);
+        if let (Some(width), false) = (width, case.history) {
+            let window = case.window;
+            case.window = Window::new(width, window.dilation(), window.left()).unwrap();
+        }
+        check_dynamic_conv(device.cuda_gpu().unwrap(), &case, generator, &mut Scatter::new(&device, seed, step))?;
+    }
+
+    /// What is infinite or NaN spoils the outputs that see it, as it should, and no others. A logit of minus infinity is a
+    /// tap of nothing, of which the reference has no bound.
+    #[test]
+    fn dynamic_conv_of_what_is_no_number(
+        mut case in case(),
+        head_channels in prop_oneof![1usize..16, Just(16usize), Just(64), 16usize..70],
+        width in prop::option::weighted(0.25, 70usize..140),
+        (seed, step) in place(),
+        spoiled in prop::collection::vec((0usize..3, any::<prop::sample::Index>(), 0usize..3), 1..8),
+    ) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        (case.heads, case.head_channels) = (case.heads.min(3), head_channels);
+        if let (Some(width), false) = (width, case.history) {
+            let window = case.window;
+            case.window = Window::new(width, window.dilation(), window.left()).unwrap();
+        }
+        let mut call = dynamic_conv::Call::draw(&case, dynamic_conv::Generator::Given);
+        let raw = case.normalize == Normalize::None;
+        for (which, at, number) in spoiled {
+            let number = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][number];
+            let (values, number) = match which {
+                0 => (Some(&mut call.x), number),
+                1 => (call.history.as_mut(), number),
+                _ => (Some(&mut call.weight), if raw { number } else { number.abs() }),
+            };
+            if let Some(values) = values.filter(|values| !values.data.is_empty()) {
+                let at = at.index(values.data.len());
+                values.data[at] = number;
+            }
+        }
+        check_dynamic_call(device.cuda_gpu().unwrap(), call, &mut Scatter::new(&device, seed, step))?;
+    }
+
+    /// Taps that no number of 16 bits holds, nor a few of them together.
+    #[test]
+    fn dynamic_conv_of_taps_far_apart(
+        mut case in case(),
+        head_channels in 16usize..40,
+        (seed, step) in place(),
+        powers in prop::collection::vec(-30i32..15, 1..40),
+    ) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        (case.heads, case.head_channels) = (case.heads.min(3), head_channels);
+        (case.normalize, case.parameters) = (Normalize::None, DType::F32);
+        let mut call = dynamic_conv::Call::draw(&case, dynamic_conv::Generator::Given);
+        for (i, logit) in call.weight.data.iter_mut().enumerate() {
+            *logit *= 2f64.powi(powers[i % powers.len()]);
+        }
+        check_dynamic_call(device.cuda_gpu().unwrap(), call, &mut Scatter::new(&device, seed, step))?;
+    }
+
+    #[test]
     fn linear_layer(problem in linear::problem(), seed in any::<u64>(), (place, step) in place()) {
         let Some(device) = cuda_device() else { return Ok(()) };
         let (call, mut scatter) = (linear::Call::draw(problem, seed), Scatter::new(&device, place, step));
@@ -85,6 +208,37 @@ proptest! {
             .unwrap();
         let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
         output.check(&expected)?;
+    }
+
+    #[test]
+    fn span_key(
+        case in case(),
+        outputs in prop_oneof![3 => 1usize..40, 1 => 120usize..200],
+        wide in any::<bool>(),
+        (seed, step) in place(),
+    ) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        let gpu = device.cuda_gpu().unwrap();
+        let call = span_key::Call::draw(&case, outputs, if wide { DType::F32 } else { case.dtype });
+        let mut scatter = Scatter::new(&device, seed, step);
+        let (x, query) = (scatter.rows(&call.x, case.channels()), scatter.rows(&call.query, outputs));
+        let (depthwise, pointwise) = (scatter.elements(&call.depthwise), scatter.elements(&call.pointwise));
+        let [key_bias, history] = [&call.key_bias, &call.history].map(|values| scatter.optional(values));
+        let mut output = scatter.output(case.sequences.shape().tokens(), outputs, call.problem.output());
+        room::SpanKey::new(gpu, call.problem)
+            .unwrap()
+            .launch(room::SpanKeyArgs {
+                sequences: &DeviceSequences::new(gpu, &case.sequences).unwrap(),
+                x: x.rows(),
+                query: query.rows(),
+                depthwise: depthwise.elements(),
+                pointwise: pointwise.elements(),
+                key_bias: elements(&key_bias),
+                history: elements(&history),
+                z: output.rows(),
+            })
+            .unwrap();
+        output.check(&call.expected())?;
     }
 
     #[test]

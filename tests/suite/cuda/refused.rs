@@ -1,10 +1,12 @@
 //! What each wrong argument of the CUDA room is answered, before anything is launched.
 
+mod dynamic_conv;
+
 use lightspan::cuda::{
     DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv, LightConvArgs, Linear,
-    LinearArgs, Rows, RowsMut,
+    LinearArgs, Rows, RowsMut, SpanKey, SpanKeyArgs,
 };
-use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
+use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem, SpanKeyProblem};
 use lightspan::{DType, Device, Error, Result, Sequences, Tensor, Window, ops};
 
 use crate::support::cuda::cuda_device;
@@ -202,6 +204,66 @@ fn light_conv() {
 }
 
 #[test]
+fn span_key() {
+    /// Five outputs; a call that fits, but for what `change` does to it.
+    fn call(
+        bench: &Bench,
+        full: bool,
+        change: impl for<'a> FnOnce(&mut SpanKeyArgs<'a>, &'a Bench),
+        output: impl for<'a> FnOnce(&'a mut Outputs) -> RowsMut<'a>,
+    ) -> Result<()> {
+        let [good, ..] = sequences();
+        let problem = SpanKeyProblem::new(good.shape(), 4, 5, Window::causal(3)?, DType::F32)?
+            .with_key_bias(full)
+            .with_history(full)?;
+        let operator = SpanKey::new(&bench.gpu, problem)?;
+        let mut outputs = Outputs::of(bench);
+        let mut args = SpanKeyArgs {
+            sequences: &bench.good,
+            x: Rows::contiguous(bench.some()),
+            query: Rows::contiguous(bench.some()),
+            depthwise: bench.some(),
+            pointwise: bench.some(),
+            key_bias: full.then(|| bench.some()),
+            history: full.then(|| bench.some()),
+            z: output(&mut outputs),
+        };
+        change(&mut args, bench);
+        operator.launch(args)
+    }
+    let Some(bench) = Bench::new() else { return };
+    let (b, good) = (&bench, Outputs::good);
+    call(b, false, |_, _| (), good).unwrap();
+    call(b, true, |_, _| (), good).unwrap();
+    each([
+        (call(b, false, |args, b| args.sequences = &b.other, good), other_sequences()),
+        (call(b, false, |args, b| args.sequences = &b.later, good), missing("history")),
+        (call(b, true, |args, b| args.sequences = &b.foreign, good), b.foreign("sequences")),
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.last(23)), good), short("x")),
+        (call(b, false, |args, b| args.x = Rows::strided(b.some(), 3), good), stride("x", 4)),
+        (call(b, false, |args, b| args.x = Rows::contiguous(b.halves()), good), halves("x")),
+        (call(b, false, |args, b| args.query = Rows::contiguous(b.last(29)), good), short("query")),
+        (call(b, false, |args, b| args.query = Rows::strided(b.some(), 4), good), stride("query", 5)),
+        (call(b, false, |args, b| args.query = Rows::contiguous(b.halves()), good), halves("query")),
+        (call(b, false, |args, b| args.query = Rows::contiguous(b.elsewhere()), good), b.foreign("query")),
+        (call(b, false, |args, b| args.depthwise = b.last(11), good), short("depthwise")),
+        (call(b, false, |args, b| args.depthwise = b.halves(), good), halves("depthwise")),
+        (call(b, false, |args, b| args.pointwise = b.last(19), good), short("pointwise")),
+        (call(b, false, |args, b| args.pointwise = b.elsewhere(), good), b.foreign("pointwise")),
+        (call(b, false, |args, b| args.key_bias = Some(b.some()), good), surplus("key_bias")),
+        (call(b, true, |args, _| args.key_bias = None, good), missing("key_bias")),
+        (call(b, true, |args, b| args.key_bias = Some(b.last(4)), good), short("key_bias")),
+        (call(b, false, |args, b| args.history = Some(b.some()), good), surplus("history")),
+        (call(b, true, |args, _| args.history = None, good), missing("history")),
+        (call(b, true, |args, b| args.history = Some(b.last(15)), good), short("history")),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(0).at(NUMBERS - 29))), short("z")),
+        (call(b, false, |_, _| (), |out| RowsMut::strided(out.get(0), 4)), stride("z", 5)),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(1))), halves("z")),
+        (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(2))), b.foreign("z")),
+    ]);
+}
+
+#[test]
 fn linear() {
     /// Five rows, W [4, 3]; a call that fits, but for what `change` does to it.
     fn call(
@@ -273,12 +335,10 @@ fn history() {
 fn operators_without_kernels() {
     let Some(device) = cuda_device() else { return };
     let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
-    let (x, weight) = (tensor(&[2, 3, 4]), tensor(&[6, 4]));
+    let x = tensor(&[2, 3, 4]);
     let refused = |result: Result<Tensor>| match result {
         Err(Error::Unavailable { backend: "cuda", reason }) => assert!(reason.contains("no CUDA kernels")),
         other => panic!("{other:?}"),
     };
-    let window = Window::causal(3).unwrap();
-    refused(ops::dynamic_conv(&x, &weight, 2, window, &Default::default()));
     refused(ops::attention(&x, &x, &x, 2, &Default::default()));
 }

@@ -1,26 +1,48 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
-use lightspan::cuda::{Gpu, LaunchProfile, LightConv, Linear, Traffic};
-use lightspan::problem::{Convolution, LightConvProblem, LinearProblem};
+mod dynamic_conv;
+
+use lightspan::cuda::{Gpu, LaunchProfile, LightConv, Linear, SpanKey, Traffic};
+use lightspan::problem::{Convolution, LightConvProblem, LinearProblem, SpanKeyProblem};
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
 use crate::support::{Numbers, config, sequences};
 
-/// What `run` did on an emulated device, in one launch.
-fn profiled(device: &Device, run: impl FnOnce() -> Tensor) -> LaunchProfile {
+/// What `run` did on an emulated device.
+fn profiled_launches(device: &Device, run: impl FnOnce() -> Tensor) -> Vec<LaunchProfile> {
     let gpu = device.cuda_gpu().unwrap();
     gpu.start_profile();
     run();
-    let mut launches = gpu.take_profile();
+    gpu.take_profile()
+}
+
+/// The same, in one launch.
+fn profiled(device: &Device, run: impl FnOnce() -> Tensor) -> LaunchProfile {
+    let mut launches = profiled_launches(device, run);
     assert_eq!(launches.len(), 1);
     launches.remove(0)
 }
 
 fn assert_counted(launch: &LaunchProfile, predicted: Traffic) {
-    let (loads, stores) = (launch.profile.global_loads.sectors, launch.profile.global_stores.sectors);
+    assert_all_counted(std::slice::from_ref(launch), predicted);
+}
+
+fn assert_all_counted(launches: &[LaunchProfile], predicted: Traffic) {
+    let sectors = launches.iter().map(|launch| {
+        let profile = &launch.profile;
+        [profile.global_loads.sectors, profile.global_stores.sectors]
+    });
+    let [loads, stores] = sectors.fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
     let expected = (predicted.read + predicted.parameters, predicted.written);
-    assert_eq!((loads, stores), expected, "sectors read and written by {}", launch.entry);
+    let entries: Vec<_> = launches.iter().map(|launch| launch.entry).collect();
+    assert_eq!((loads, stores), expected, "sectors read and written by {entries:?}");
+}
+
+/// Bank conflicts of a launch, and all passes over the banks.
+fn conflicts(launch: &LaunchProfile) -> [u64; 2] {
+    let (loads, stores) = (launch.profile.shared_loads, launch.profile.shared_stores);
+    [loads.conflicts() + stores.conflicts(), loads.passes + stores.passes]
 }
 
 /// Runs a light convolution without a bias, and holds its traffic against the prediction.
@@ -139,8 +161,7 @@ fn multiply_add_conflicts(
         .unwrap();
     let launch = run_light_conv(device, conv, &sequences);
     assert_eq!(launch.entry, "light_conv");
-    let (loads, stores) = (launch.profile.shared_loads, launch.profile.shared_stores);
-    [loads.conflicts() + stores.conflicts(), loads.passes + stores.passes]
+    conflicts(&launch)
 }
 
 /// Where rows of the shared memory are a power of two, light convolution by multiply-adds meets no bank twice.
@@ -205,6 +226,98 @@ fn linear_reads_and_writes_what_is_predicted() {
                 let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
                 assert_eq!(conflicts, [0, 0], "{} of {rows} x {inputs} x {outputs}, {dtype}", launch.entry);
             }
+        }
+    }
+}
+
+/// Runs a span-aware key without a bias, and holds its traffic against the prediction.
+fn span_key(problem: SpanKeyProblem, sequences: &Sequences) -> LaunchProfile {
+    let device = Device::cuda_emulated();
+    let predicted = SpanKey::new(device.cuda_gpu().unwrap(), problem).unwrap().traffic(sequences).unwrap();
+    let (conv, outputs) = (problem.depthwise(), problem.outputs());
+    let (channels, dtype, parameters) = (conv.channels(), conv.dtype(), conv.parameters());
+    let mut numbers = Numbers::new(7);
+    let mut draw = |shape: &[usize], dtype| numbers.draw(shape, dtype, 1.0).on(&device);
+    let x = draw(&sequences.shape().tensor(channels), dtype);
+    let query = draw(&sequences.shape().tensor(outputs), dtype);
+    let depthwise = draw(&[channels, conv.window().width()], parameters);
+    let pointwise = draw(&[outputs, channels], parameters);
+    let history = conv.has_history().then(|| draw(&conv.history_shape(), dtype));
+    let tensors = ops::SpanKeyTensors { x: &x, query: &query, depthwise: &depthwise, pointwise: &pointwise };
+    let options = ops::SpanKeyOptions {
+        sequences: Some(sequences),
+        history: history.as_ref(),
+        output: Some(problem.output()),
+        ..Default::default()
+    };
+    let launch = profiled(&device, || ops::span_key(&tensors, conv.window(), &options).unwrap());
+    assert_counted(&launch, predicted);
+    launch
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn span_key_reads_and_writes_what_is_predicted(
+        sequences in prop_oneof![sequences(1..5, 1..60), sequences(1..3, 100..300)],
+        past in prop::collection::vec(0usize..100, 5),
+        (width, dilation, left) in (1usize..200, 1usize..4, any::<prop::sample::Index>()),
+        (channels, outputs) in (1usize..6, 1usize..12),
+        (dtype, wide, output) in (prop::sample::select(&DType::ALL[..]), any::<bool>(), any::<bool>()),
+        history in any::<bool>(),
+    ) {
+        let tokens = sequences.shape().tokens();
+        if tokens == 0 {
+            return Ok(());
+        }
+        let reach = (width - 1) * dilation;
+        let left = if history { reach } else { left.index(reach + 1) };
+        let count = sequences.as_slice().len();
+        let sequences = if history { sequences.after(&past[..count]).unwrap() } else { sequences };
+        let window = Window::new(width, dilation, left).unwrap();
+        let either = |wide| if wide { DType::F32 } else { dtype };
+        let problem = SpanKeyProblem::new(sequences.shape(), 16 * channels, 16 * outputs, window, dtype)
+            .and_then(|problem| {
+                problem.with_parameters(either(wide))?.with_output(either(output))?.with_history(history)
+            })
+            .unwrap();
+        let launch = span_key(problem, &sequences);
+        // f32 never goes to the tensor cores; what goes there, goes with all of it, in so many parts.
+        let products = launch.profile.matrix_multiply_adds;
+        let outputs = (sequences.as_slice().iter().map(|sequence| sequence.length).sum::<usize>()
+            * problem.outputs()
+            * problem.depthwise().channels()) as u64;
+        let parts = match (dtype, either(wide)) {
+            (DType::F32, _) => 0,
+            (DType::BF16, DType::BF16) => 3,
+            (DType::F16, DType::F16) => 5,
+            _ => 6,
+        };
+        prop_assert!(products >= parts * outputs && (parts > 0 || products == 0), "{products}");
+    }
+}
+
+/// Only the taps, which come in as they lie, meet a bank twice: stores, of an octet of one channel that is followed by one
+/// of another.
+#[test]
+fn span_keys_fight_little_for_banks() {
+    let types = DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)]);
+    for (dtype, parameters) in types {
+        for (width, dilation) in [(3, 1), (9, 1), (16, 1), (31, 1), (65, 1), (9, 3), (9, 100)] {
+            // The past is there, and sequences are whole tiles: all taps are in range.
+            let reach = (width - 1) * dilation;
+            let sequences = Sequences::batch(2, 64 * dilation).unwrap().after(&[reach, reach]).unwrap();
+            let window = Window::new(width, dilation, reach).unwrap();
+            let problem = SpanKeyProblem::new(sequences.shape(), 64, 192, window, dtype)
+                .and_then(|problem| problem.with_parameters(parameters)?.with_history(true))
+                .unwrap();
+            let profile = span_key(problem, &sequences).profile;
+            let (loads, stores) = (profile.shared_loads, profile.shared_stores);
+            let share = stores.conflicts() as f64 / (loads.passes + stores.passes) as f64;
+            println!("{dtype}, {parameters}, K = {width}, r = {dilation}: {share:.3}");
+            assert_eq!(loads.conflicts(), 0, "{dtype}, {parameters}, K = {width}, r = {dilation}");
+            assert!(share <= 0.03, "{dtype}, {parameters}, K = {width}, r = {dilation}: {share}");
         }
     }
 }

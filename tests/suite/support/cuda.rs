@@ -63,6 +63,12 @@ impl<'a> Scatter<'a> {
         values.as_ref().map(|values| self.elements(values))
     }
 
+    /// Scratch memory of just so many numbers, all of them NaN.
+    pub fn scratch(&self, numbers: u64) -> Option<Tensor> {
+        let nan = vec![f32::NAN; numbers as usize];
+        (numbers > 0).then(|| Tensor::from_slice(&nan, &[nan.len()], self.device).unwrap())
+    }
+
     /// Rows to write, of `width` numbers.
     pub fn output(&mut self, rows: usize, width: usize, dtype: DType) -> Output {
         let slot = Slot::draw(&mut self.rng, self.step, width);
