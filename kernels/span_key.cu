@@ -14,11 +14,10 @@
 //
 // Floor and prediction, written before the first run on a GPU, on an H100 (3.0 TB/s; 29 T multiply-adds/s):
 //   8 sequences of 4096 tokens, C = 768, A = 384, K = 9. 9.7 G multiply-adds and 0.23 G of the depthwise convolution are 340
-//            us; 203 MB are 68 us. The convolution three times over is 0.68 G. A product reaches 0.6 to 0.7 of the rate
-//            (`linear.cu`), and with two blocks of four warps a multiprocessor somewhat less. Predicted 560 to 720 us, 0.47 to
-//            0.6 of the floor.
-//   The same with C = A = 1024, K = 31. 35 G are 1.22 ms; the convolution eight times over is 8.3 G, 0.29 ms more. Predicted
-//            2.2 to 2.8 ms, 0.43 to 0.55.
+//            us; 203 MB are 68 us. The emulator counts 15 800 instructions of a warp a token: 580 us of issue at 0.9 T a
+//            second. Predicted 600 to 760 us, 0.45 to 0.57 of the floor.
+//   The same with C = A = 1024, K = 31. 35 G are 1.22 ms; the convolution eight times over is 8.3 G. 68 500 instructions a
+//            token are 2.5 ms of issue. Predicted 2.6 to 3.1 ms, 0.39 to 0.47.
 
 #include "shared/depthwise.cuh"
 #include "shared/plain_product.cuh"
@@ -32,7 +31,7 @@ constexpr unsigned ACROSS = 16;
 constexpr unsigned EACH = 8;
 
 // The numbers of a call, in this order; the plan fills them.
-//   The block's memory has two slabs of W, one of rows, two of taps and two of tokens.
+//   The block's memory has two slabs of W, of rows, of taps and of tokens.
 struct Params {
     DepthwiseParams depthwise;
     // Elements from one token to the next.
@@ -66,7 +65,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 2) void span_key(
     }
     float* const weights = reinterpret_cast<float*>(memory);
     float* const rows = weights + 2 * COLUMNS * PITCH;
-    float* const taps = rows + TILE_TOKENS * PITCH;
+    float* const taps = rows + 2 * TILE_TOKENS * PITCH;
     unsigned char* const tokens = reinterpret_cast<unsigned char*>(taps + 2 * (params.depthwise.taps * TAP_PITCH));
     const unsigned first_output = tile.column * COLUMNS;
     // A warp has 4 rows and 8 columns side by side: 8 outputs are a whole sector of memory.
@@ -82,7 +81,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 2) void span_key(
         }
     }
     if (tile.start < tile.sequence.length) {
-        const Depthwise<f32, f32, THREADS> depthwise = {
+        const Depthwise<f32, f32> depthwise = {
             params.depthwise, work, x, history, depthwise_weight, reinterpret_cast<float4*>(taps), tokens};
         convolve_slabs(
             depthwise,
@@ -91,15 +90,15 @@ extern "C" __global__ __launch_bounds__(THREADS, 2) void span_key(
                                               params.depthwise.channels, first_output, params.outputs, slab * CHANNELS,
                                               params.depthwise.channels);
             },
-            [&](const float2(&convolved)[STEPS]) {
-                float* to = rows + threadIdx.x / LANES * (STEPS * PITCH) + threadIdx.x % LANES * 2;
+            [&](unsigned slab, const float2(&convolved)[STEPS]) {
+                float* to = rows + slab % 2 * (TILE_TOKENS * PITCH) + threadIdx.x / LANES * (STEPS * PITCH) + threadIdx.x % LANES * 2;
 #pragma unroll
                 for (unsigned n = 0; n < STEPS; n++) {
                     *reinterpret_cast<float2*>(to + n * PITCH) = convolved[n];
                 }
             },
             [&](unsigned slab) {
-                add_products<CHANNELS, DOWN, ACROSS>(sums, rows + my_row * PITCH,
+                add_products<CHANNELS, DOWN, ACROSS>(sums, rows + slab % 2 * (TILE_TOKENS * PITCH) + my_row * PITCH,
                                                      weights + slab % 2 * (COLUMNS * PITCH) + my_column * PITCH);
             });
     }

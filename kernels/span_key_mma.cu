@@ -6,19 +6,20 @@
 // module span_key_bf16 TOKEN=bf16 PARAMETER=bf16
 // module span_key_bf16_f32 TOKEN=bf16 PARAMETER=f32
 //
-// A block makes a tile of z, 64 tokens by 128 outputs. Slab after slab of 32 channels, it convolves its tokens by
-// multiply-adds in f32 (`shared/depthwise.cuh`), puts the numbers into its memory as three bf16 parts each, and multiplies
-// them with a slab of the pointwise weights on tensor cores (`shared/parts_product.cuh`), while the next slab of x, taps and
-// weights is copied. So what is convolved is nowhere else in memory, and as exact as f32. Bias and q go in before the sums
-// are rounded: q comes into, and z leaves through, the memory of the slabs by wide units.
+// A block makes a tile of z, 64 tokens by 128 outputs for each of its teams of four warps, of which it has one to three. Slab
+// after slab of 32 channels, the first team convolves the tokens by multiply-adds in f32 (`shared/depthwise.cuh`), and puts the
+// numbers into the block's memory as three bf16 parts each; meanwhile all teams multiply the slab before with theirs of the
+// pointwise weights on tensor cores (`shared/parts_product.cuh`), and the next slab of x, taps and weights is copied. So what
+// is convolved is nowhere else in memory, and as exact as f32. Bias and q go in before the sums are rounded: q comes into, and
+// z leaves through, the memory of the slabs by wide units. A tile with sums that are infinite or NaN is made twice.
 //
-// In the slab of convolved numbers, every other octet of tokens has its rows swapped two by two: the two octets that a warp
+// In a slab of convolved numbers, every other octet of tokens has its rows swapped two by two: the two octets that a warp
 // writes at a time then lie on different banks. No read or write of slabs, q or z meets a bank twice where rows are whole
 // units of 16 bytes; of the taps, which come in as they lie, some do.
 //
 // Every tile of a column reads and convolves x anew: with `across` columns of tiles the depthwise work is K C across a token
-// beside C A parts of the product. Tiles of 256 outputs would halve it; they take the registers of one block a multiprocessor,
-// and then nothing multiplies on tensor cores while the block convolves. Three blocks of this one do.
+// beside C A parts of the product. So the plan takes three teams for 384 outputs and more, where there are tiles enough: such
+// a block has a multiprocessor for itself, with as many warps as three blocks of one team.
 //
 // Traffic, in sectors of 32 bytes, where rows of x, q, z and weights begin on one; a tile has tokens and its halo:
 //   loads:   across (tokens of all tiles and their halos) ceil(C size(x) / 32) + tokens ceil(A size(q) / 32)
@@ -26,17 +27,17 @@
 //   stores:  rows ceil(A size(z) / 32).
 //
 // Floor and prediction, written before the first run on a GPU, on an H100 (3.0 TB/s; 494 T multiply-adds/s of 16 bits, of
-// which mma.sync reaches 0.6; 29 T multiply-adds/s of f32), bf16:
+// which mma.sync reaches 0.6; 29 T multiply-adds/s of f32; 0.9 T instructions of a warp a second), bf16:
 //   8 sequences of 4096 tokens, C = 768, A = 384, K = 9. 101 MB are 34 us, 9.7 G multiply-adds 20 us of the peak, 0.23 G of
-//            f32 8 us: a floor of 34 us. Three products are 98 us of mma.sync. The convolution, three times over, is 0.68 G, 24
-//            us, some 70 us of issue with conversions, parts and tokens from the block's memory; three blocks overlap them with
-//            the products in part. Predicted 120 to 170 us, 0.2 to 0.28 of the floor.
+//            f32 8 us: a floor of 34 us. Three products are 98 us of mma.sync. The emulator counts 3400 instructions of a warp
+//            a token, in one column of three teams: 124 us of issue, beside the tensor cores. Predicted 130 to 170 us, 0.2 to
+//            0.26 of the floor.
 //   The same with C = A = 1024, K = 31. 203 MB are 68 us, 34 G multiply-adds 70 us, 1.04 G of f32 36 us: a floor of 70 us.
-//            Three products are 348 us of mma.sync; the convolution, eight times over, is 8.3 G, 287 us, 400 to 450 of issue.
-//            Predicted 600 to 800 us, 0.09 to 0.12.
-//   W in f32 takes six products, and f16 five: 2 and 1.7 times the tensor cores' part.
-// The parts are what costs. Two of them would hold the bound of the reference for C + K of 256 and more, where it allows for
-// the drift of long sums; they would not be as good as f32.
+//            Three products are 348 us of mma.sync. 17 100 instructions a token, in three columns that convolve 3.1 G, are 620
+//            us of issue. Predicted 620 to 750 us, 0.09 to 0.11.
+//   W in f32 takes six products, and f16 five: 2 and 1.7 times the tensor cores' part, and 2.1 and 1.6 of the instructions.
+// Parts and the convolution are what costs. Two parts fail the bound of the reference where terms are few; for C + K of 256
+// and more, where it allows for the drift of long sums, they would hold it, and not be as good as f32.
 
 #include "shared/depthwise.cuh"
 #include "shared/parts_product.cuh"
@@ -44,14 +45,26 @@
 
 static_assert(CHANNELS == DEPTH, "a slab of channels is a slab of the product");
 
-// Four warps, two by two, of 32 tokens and 64 outputs each.
-using Key = Shape<TILE_TOKENS, 128, 2, 2>;
+// A team's part of a tile: four warps, two by two, of 32 tokens and 64 outputs each.
+struct Key : Shape<TILE_TOKENS, 128, 2, 2> {
+    static __device__ unsigned warp() { return threadIdx.x % THREADS / 32; }
+    static __device__ unsigned warp_row() { return warp() / 2 * WARP_ROWS; }
+    static __device__ unsigned warp_column() { return warp() % 2 * WARP_COLUMNS; }
+
+    static __device__ unsigned row_place() {
+        const unsigned lane = threadIdx.x % 32;
+        return place<f16, DEPTH>(warp_row() + lane % 16, lane / 16 * 8);
+    }
+};
+
+// Teams of a block, at most.
+constexpr unsigned TEAMS = 3;
 constexpr unsigned WARP_ROWS = Key::WARP_ROWS;
 constexpr unsigned WARP_COLUMNS = Key::WARP_COLUMNS;
 
 // The numbers of a call, in this order; the plan fills them.
-//   The block's memory has two slabs of W, the parts of a slab of rows, two slabs of taps and two of tokens; a part of a tile
-//   of q or z for each warp, in f32, takes no more than these.
+//   Blocks are of 128 threads for each team. The block's memory has two slabs of W for each of them, the parts of two slabs of
+//   rows, two slabs of taps and two of tokens; a warp's part of q or z, in f32, comes in the same place after them.
 struct Params {
     DepthwiseParams depthwise;
     // Elements from one token to the next.
@@ -154,6 +167,8 @@ __device__ void span_key(const X* x, const P* depthwise_weight, const P* weight,
     constexpr unsigned WEIGHT_BYTES = Key::COLUMNS * DEPTH * sizeof(P);
     extern __shared__ uint4 memory[];
     __shared__ Work work;
+    // Whether a warp has sums that are infinite or NaN.
+    __shared__ bool wild[TEAMS * Key::WARPS];
 
     if (threadIdx.x == 0) {
         work = work_of(params.depthwise, sequences);
@@ -164,41 +179,62 @@ __device__ void span_key(const X* x, const P* depthwise_weight, const P* weight,
     if (unsigned(tile.start) >= unsigned(tile.sequence.room)) {
         return;
     }
-    unsigned char* const weights = reinterpret_cast<unsigned char*>(memory);
-    unsigned char* const rows = weights + 2 * WEIGHT_BYTES;
-    unsigned char* const taps = rows + 3 * Product::PLANE;
+    const unsigned teams = blockDim.x / Key::THREADS, team = threadIdx.x / Key::THREADS;
+    unsigned char* const all_weights = reinterpret_cast<unsigned char*>(memory);
+    unsigned char* const weights = all_weights + team * (2 * WEIGHT_BYTES);
+    unsigned char* const rows = all_weights + teams * (2 * WEIGHT_BYTES);
+    unsigned char* const taps = rows + 2 * (3 * Product::PLANE);
     unsigned char* const tokens = taps + 2 * (params.depthwise.taps / 4 * TAP_PITCH * unsigned(sizeof(float4)));
-    const unsigned first_output = tile.column * Key::COLUMNS;
+    const unsigned first_output = (tile.column * teams + team) * Key::COLUMNS;
+    const unsigned outputs = first_output < params.outputs ? params.outputs - first_output : 0;
     Product product;
     product.clear();
-    if (tile.start < tile.sequence.length) {
-        const Depthwise<X, P, Key::THREADS> depthwise = {
-            params.depthwise, work, x, history, depthwise_weight, reinterpret_cast<float4*>(taps), tokens};
+    const Depthwise<X, P> depthwise = {
+        params.depthwise, work, x, history, depthwise_weight, reinterpret_cast<float4*>(taps), tokens};
+    bool careful = false;
+#pragma unroll 1
+    while (tile.start < tile.sequence.length) {
         Stager<P, Key::COLUMNS, Key::THREADS> columns(
             {weight + static_cast<unsigned long long>(first_output) * params.depthwise.channels,
-             params.depthwise.channels, params.outputs - first_output, params.depthwise.channels, params.weight_unit});
+             params.depthwise.channels, outputs, params.depthwise.channels, params.weight_unit});
         convolve_slabs(
             depthwise,
             [&](unsigned slab) { columns.copy(weights + slab % 2 * WEIGHT_BYTES, slab * DEPTH); },
-            [&](const float2(&sums)[STEPS]) {
+            [&](unsigned slab, const float2(&sums)[STEPS]) {
                 const unsigned group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
                 const unsigned at = place<bf16, DEPTH>(swapped(group * STEPS), lane * 2);
+                unsigned char* const slab_rows = rows + slab % 2 * (3 * Product::PLANE);
 #pragma unroll
                 for (unsigned n = 0; n < STEPS; n++) {
                     const Parts all = finite_parts(sums[n]);
                     // Row n of the octet, or its neighbour.
-                    unsigned* to = reinterpret_cast<unsigned*>(rows + (at ^ place<bf16, DEPTH>(n, 0)));
+                    unsigned* to = reinterpret_cast<unsigned*>(slab_rows + (at ^ place<bf16, DEPTH>(n, 0)));
                     to[0] = all.high;
                     to[Product::PLANE / 4] = all.middle;
                     to[Product::PLANE / 2] = all.low;
                 }
             },
             [&](unsigned slab) {
-                // Where there are fewer outputs, half of the warps have none.
-                if (first_output + Key::warp_column() < params.outputs) {
-                    product.add(rows, weights + slab % 2 * WEIGHT_BYTES);
+                // The last tile may have fewer outputs, and some warps none.
+                if (Key::warp_column() < outputs) {
+                    product.add(rows + slab % 2 * (3 * Product::PLANE), weights + slab % 2 * WEIGHT_BYTES, careful);
                 }
             });
+        if (careful) {
+            break;
+        }
+        const bool any = __any_sync(0xffffffffu, product.wild());
+        if (threadIdx.x % 32 == 0) {
+            wild[threadIdx.x / 32] = any;
+        }
+        __syncthreads();
+        for (unsigned warp = 0; warp < blockDim.x / 32; warp++) {
+            careful = careful || wild[warp];
+        }
+        if (!careful) {
+            break;
+        }
+        product.clear();
     }
     // The last slab was used by all.
     __syncthreads();
@@ -252,7 +288,7 @@ __device__ void span_key(const X* x, const P* depthwise_weight, const P* weight,
     move<true>(part, {static_cast<unsigned char*>(z), params.z_stride, shift, params.z_unit}, tile.sequence.room);
 }
 
-extern "C" __global__ __launch_bounds__(Key::THREADS, 3) void span_key(
+extern "C" __global__ __launch_bounds__(TEAMS* Key::THREADS, 1) void span_key(
     const TOKEN* __restrict__ x, const PARAMETER* __restrict__ depthwise, const PARAMETER* __restrict__ weight,
     const PARAMETER* __restrict__ bias, const TOKEN* __restrict__ query, const TOKEN* __restrict__ history,
     const uint4* __restrict__ sequences, void* __restrict__ z, const __grid_constant__ Params params) {

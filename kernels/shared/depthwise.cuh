@@ -1,8 +1,8 @@
 // Depthwise convolution on the way into a product: slabs of CHANNELS channels of a tile of TILE_TOKENS tokens, convolved by
-// multiply-adds in f32 while the copies of the next slab are under way.
+// multiply-adds in f32 while the next slab is copied.
 //
-// A thread has STEPS tokens of two channels, so that 128 threads make a slab; those beyond only copy and multiply. Tokens and
-// taps lie in the block's memory twice, one slab that is read and one that comes in. A window whose taps or tokens are more
+// A thread has STEPS tokens of two channels, so that 128 threads make a slab; those beyond only copy and multiply. The slab
+// that was convolved before is multiplied meanwhile. Tokens and taps lie in the block's memory twice, one slab that is read and one that comes in. A window whose taps or tokens are more
 // than that memory holds comes chunk by chunk; its sums stay in registers until the last one.
 //
 // A channel is a head of its own: even ones come first in the memory of taps, so that a thread's two lie where those of its
@@ -56,7 +56,7 @@ __device__ inline Work work_of(const DepthwiseParams& params, const uint4* seque
     return work;
 }
 
-template <class X, class P, unsigned THREADS>
+template <class X, class P>
 struct Depthwise {
     const DepthwiseParams& params;
     const Work& work;
@@ -95,7 +95,7 @@ struct Depthwise {
         const TapMemory memory = tap_memory(stage);
         const unsigned octets = (count + OCTET - 1) / OCTET;
 #pragma unroll 4
-        for (unsigned number = threadIdx.x; number < CHANNELS * octets * OCTET; number += THREADS) {
+        for (unsigned number = threadIdx.x; number < CHANNELS * octets * OCTET; number += blockDim.x) {
             const unsigned channel = number / OCTET / octets;
             const unsigned tap = number - channel * (octets * OCTET);
             float value = 0.0f;
@@ -123,48 +123,51 @@ struct Depthwise {
     }
 };
 
-// Convolves slab after slab. `bring(slab)` begins to bring in what the product reads beside it, into stage slab % 2;
-// `take(sums)` puts a thread's convolved numbers where the product reads them; `use(slab)` multiplies. All threads of the
-// block take part, and every step is behind a barrier from that which it needs.
-template <class X, class P, unsigned THREADS, class Bring, class Take, class Use>
-__device__ void convolve_slabs(const Depthwise<X, P, THREADS>& depthwise, Bring bring, Take take, Use use) {
+// Convolves slab after slab, and multiplies those that are convolved. `bring(slab)` begins to bring in what the product reads
+// beside the rows, `take(slab, sums)` puts a thread's convolved numbers where it reads them, and `use(slab)` multiplies: while
+// the next slab is convolved by other warps, so that there are two places for both, slab % 2. All threads of the block take
+// part.
+template <class X, class P, class Bring, class Take, class Use>
+__device__ void convolve_slabs(const Depthwise<X, P>& depthwise, Bring bring, Take take, Use use) {
     const unsigned slabs = (depthwise.params.channels + CHANNELS - 1) / CHANNELS, chunks = depthwise.chunks();
     float2 sums[STEPS];
-    // What comes in.
+    // What is convolved, and what was convolved before it. In the first round there is nothing yet.
     unsigned slab = 0, chunk = 0, stage = 0;
+    bool there = false;
 #pragma unroll 1
-    for (bool first = true, more = true; more; first = false) {
+    for (;;) {
         wait_for_copies();
         // What is read now is there for all, and what lay where the next comes in was read by all.
         __syncthreads();
-        const unsigned here = chunk == 0 ? slab - 1 : slab, chunk_here = chunk == 0 ? chunks - 1 : chunk - 1;
-        more = slab < slabs;
-        if (more) {
-            depthwise.bring(stage, slab, chunk);
-            if (chunk == 0) {
-                bring(slab);
-            }
+        const bool last = there && chunk + 1 == chunks;
+        // What comes in.
+        const unsigned next_slab = last ? slab + 1 : slab, next_chunk = there && !last ? chunk + 1 : 0;
+        if (next_slab < slabs) {
+            depthwise.bring(there ? stage ^ 1 : stage, next_slab, next_chunk);
         }
-        stage ^= 1;
-        if (!first) {
-            if (threadIdx.x < CONVOLVERS) {
-                if (chunk_here == 0) {
+        if (last && slab < slabs) {
+            bring(slab);
+        }
+        if (there && chunk == 0 && slab > 0) {
+            use(slab - 1);
+        }
+        if (slab == slabs) {
+            return;
+        }
+        if (there && threadIdx.x < CONVOLVERS) {
+            if (chunk == 0) {
 #pragma unroll
-                    for (unsigned n = 0; n < STEPS; n++) {
-                        sums[n] = make_float2(0.0f, 0.0f);
-                    }
-                }
-                depthwise.add(sums, stage, chunk_here);
-                if (chunk == 0) {
-                    take(sums);
+                for (unsigned n = 0; n < STEPS; n++) {
+                    sums[n] = make_float2(0.0f, 0.0f);
                 }
             }
-            if (chunk == 0) {
-                __syncthreads();
-                use(here);
+            depthwise.add(sums, stage, chunk);
+            if (last) {
+                take(slab, sums);
             }
         }
-        chunk = chunk + 1 < chunks ? chunk + 1 : 0;
-        slab += chunk == 0 ? 1 : 0;
+        stage ^= there ? 1 : 0;
+        slab = next_slab, chunk = next_chunk;
+        there = true;
     }
 }

@@ -12,6 +12,8 @@ using bf16 = __nv_bfloat16;
 // The largest number that is finite.
 constexpr float LARGEST = 3.402823466e38f;
 
+__device__ inline float infinity() { return __int_as_float(0x7f800000); }
+
 __device__ inline float number(f32 value) { return value; }
 __device__ inline float number(f16 value) { return __half2float(value); }
 __device__ inline float number(bf16 value) { return __bfloat162float(value); }

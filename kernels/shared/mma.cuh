@@ -8,11 +8,15 @@ constexpr unsigned SIDE = 16;
 
 // Four matrices of 8 x 8 numbers of 16 bits. Lanes 8 i to 8 i + 7 say where the rows of matrix i lie in the block's
 // memory; lane l receives from each the numbers 2 (l % 4) and 2 (l % 4) + 1 of row l / 4.
-__device__ inline void load_matrices(unsigned (&to)[4], const void* row) {
+__device__ inline void load_matrices(unsigned (&to)[4], unsigned row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(unsigned(__cvta_generic_to_shared(row)))
+                 : "r"(row)
                  : "memory");
+}
+
+__device__ inline void load_matrices(unsigned (&to)[4], const void* row) {
+    load_matrices(to, unsigned(__cvta_generic_to_shared(row)));
 }
 
 // Two such, one below the other and transposed: 16 rows of 8 numbers, of which lane i % 16 says the address of row i, and

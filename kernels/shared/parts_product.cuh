@@ -5,29 +5,35 @@
 // a row would leave out 2^-17, which shows where terms cancel.
 //
 // A zero of a part times infinity would be NaN. So only the product of the high parts has numbers that are infinite or NaN:
-// every other has zero in their place, and the sums are what multiply-adds would make of such numbers.
+// every other has zero in their place, and the sums are what multiply-adds would make of such numbers. To look for them in
+// every slab would be a fifth of all instructions: where the sums of a tile are finite there are none, and where they are
+// not, the tile is to be made again, `careful`.
 #pragma once
 
 #include "halves.cuh"
 #include "product.cuh"
 
-// Numbers of the lower parts, zero where there is nothing but a high part.
+// The lower parts of a number that is infinite or NaN are zero.
 __device__ inline Parts finite_parts(float2 pair) {
-    Parts all = parts(pair);
-    all.middle = finite<bf16>(all.middle);
-    all.low = finite<bf16>(all.low);
+    Parts all;
+    all.high = cut_pair(pair);
+    float2 rest = without(pair, all.high);
+    rest.x = fabsf(pair.x) <= LARGEST ? rest.x : 0.0f;
+    rest.y = fabsf(pair.y) <= LARGEST ? rest.y : 0.0f;
+    all.middle = rounded_pair(rest);
+    all.low = rounded_pair(without(rest, all.middle));
     return all;
 }
 
-// Those of a pair of W.
+// Those of a pair of W in 16 bits.
 template <class W>
-__device__ Parts weight_parts(unsigned pair) {
+__device__ Parts weight_parts(unsigned pair, bool careful) {
     Parts all;
     all.high = pair;
     all.middle = all.low = 0;
     if constexpr (IS_F16<W>) {
         all = parts(pair);
-        all.middle = finite<bf16>(all.middle);
+        all.middle = careful ? finite<bf16>(all.middle) : all.middle;
     }
     return all;
 }
@@ -44,14 +50,32 @@ struct PartsProduct {
 
     __device__ void clear() { sums.clear(); }
 
-    __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+    // Whether this thread has a sum that is infinite or NaN.
+    __device__ bool wild() const {
+        bool wild = false;
+#pragma unroll
+        for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
+#pragma unroll
+            for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
+#pragma unroll
+                for (unsigned n = 0; n < 4; n++) {
+                    wild = wild || !(fabsf(sums.of[i][j][n]) <= LARGEST);
+                }
+            }
+        }
+        return wild;
+    }
+
+    // Adds the products of a slab of rows and one of W. Where numbers are infinite or NaN the sums are right if it is careful,
+    // and infinite or NaN anyway.
+    __device__ void add(const unsigned char* rows, const unsigned char* columns, bool careful) {
         const unsigned row_place = Shape::row_place();
         // Not unrolled: there are registers for the parts of one step.
 #pragma unroll 1
         for (unsigned k = 0; k < DEPTH; k += 16) {
             unsigned highs[Shape::COLUMN_MATRICES][2], middles[Shape::COLUMN_MATRICES][2];
             unsigned lows[Shape::COLUMN_MATRICES][2];
-            load_columns(highs, middles, lows, columns, k);
+            load_columns(highs, middles, lows, columns, k, careful);
             const unsigned char* from = rows + (row_place ^ place<bf16, DEPTH>(0, k));
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
@@ -59,9 +83,11 @@ struct PartsProduct {
                 load_matrices(row, from + place<bf16, DEPTH>(i * 16, 0));
                 multiply_each(i, row, highs);
                 if constexpr (PARTS > 1) {
+                    if (careful) {
 #pragma unroll
-                    for (unsigned n = 0; n < 4; n++) {
-                        row[n] = finite<bf16>(row[n]);
+                        for (unsigned n = 0; n < 4; n++) {
+                            row[n] = finite<bf16>(row[n]);
+                        }
                     }
                     multiply_each(i, row, middles);
                 }
@@ -69,10 +95,12 @@ struct PartsProduct {
                     multiply_each(i, row, lows);
                 }
             }
+            if (careful) {
 #pragma unroll
-            for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
-                highs[j][0] = finite<bf16>(highs[j][0]);
-                highs[j][1] = finite<bf16>(highs[j][1]);
+                for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
+                    highs[j][0] = finite<bf16>(highs[j][0]);
+                    highs[j][1] = finite<bf16>(highs[j][1]);
+                }
             }
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
@@ -91,7 +119,7 @@ struct PartsProduct {
     static __device__ void load_columns(unsigned (&highs)[Shape::COLUMN_MATRICES][2],
                                         unsigned (&middles)[Shape::COLUMN_MATRICES][2],
                                         unsigned (&lows)[Shape::COLUMN_MATRICES][2], const unsigned char* columns,
-                                        unsigned k) {
+                                        unsigned k, bool careful) {
         const unsigned lane = threadIdx.x % 32;
         const auto set = [&](unsigned j, unsigned half, const Parts& all) {
             highs[j][half] = all.high, middles[j][half] = all.middle, lows[j][half] = all.low;
@@ -116,7 +144,7 @@ struct PartsProduct {
                 load_matrices(pair, columns + (column_place ^ place<W, DEPTH>(0, k)) + place<W, DEPTH>(j * 8, 0));
 #pragma unroll
                 for (unsigned n = 0; n < 4; n++) {
-                    set(j + n / 2, n % 2, weight_parts<W>(pair[n]));
+                    set(j + n / 2, n % 2, weight_parts<W>(pair[n], careful));
                 }
             }
         }

@@ -53,11 +53,14 @@ struct Stager {
 
     __device__ Stager(const Matrix<Element>& matrix) : matrix(matrix) {
         const unsigned units = ROW_BYTES / matrix.unit;
-        const unsigned row = threadIdx.x / units;
-        const unsigned number = threadIdx.x % units * (matrix.unit / unsigned(sizeof(Element)));
+        const unsigned row = thread() / units;
+        const unsigned number = thread() % units * (matrix.unit / unsigned(sizeof(Element)));
         from = matrix.first + row * matrix.stride + number;
         place = ::place<Element, DEPTH>(row, number);
     }
+
+    // Every THREADS threads of a block may have a tile of their own.
+    static __device__ unsigned thread() { return threadIdx.x % THREADS; }
 
     // Copies the next slab, which begins with number `first` of each row, to `slab`.
     __device__ void copy(unsigned char* slab, unsigned first) {
@@ -78,11 +81,11 @@ struct Stager {
         constexpr unsigned UNITS = ROW_BYTES / sizeof(Unit);
         constexpr unsigned AT_ONCE = THREADS / UNITS;
         static_assert(AT_ONCE > 0 && ROWS % AT_ONCE == 0, "a whole number of rows at once, and of rounds");
-        const bool within = first + threadIdx.x % UNITS * (DEPTH / UNITS) < matrix.width;
+        const bool within = first + thread() % UNITS * (DEPTH / UNITS) < matrix.width;
         const Element* unit = from;
 #pragma unroll(sizeof(Unit) == 16 ? ROWS / AT_ONCE : 2)
         for (unsigned row = 0; row < ROWS; row += AT_ONCE) {
-            const bool exists = within && threadIdx.x / UNITS + row < matrix.rows;
+            const bool exists = within && thread() / UNITS + row < matrix.rows;
             unsigned char* to = slab + row * ROW_BYTES + (place ^ turn<Element, DEPTH>(row));
             copy_if(exists, reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(unit));
             unit += AT_ONCE * matrix.stride;

@@ -132,6 +132,11 @@ impl Bound<'_> {
     pub(crate) fn nothing() -> Self {
         Bound { _in_use: None, place: Place { address: 0, stride: 0 } }
     }
+
+    /// The same memory as rows so many elements apart.
+    pub(crate) fn with_stride(self, stride: usize) -> Self {
+        Bound { place: Place { stride, ..self.place }, ..self }
+    }
 }
 
 /// What is asked of a tensor's memory.
@@ -261,11 +266,28 @@ impl<'a> Binder<'a> {
         if sequences.continues() && !conv.has_history() {
             return Err(Error::Missing { tensor: "history" });
         }
+        self.list(sequences)
+    }
+
+    /// The list of sequences, where there is one.
+    pub(crate) fn list(self, sequences: &'a DeviceSequences) -> Result<Bound<'a>> {
         let Some(source) = sequences.list() else {
             return Ok(Bound::nothing());
         };
         let wanted = Wanted { name: "sequences", dtype: DType::F32, extent: 0, stride: 0 };
         wanted.bound(self.gpu, 0, source.address(self.gpu.queue()))
+    }
+
+    /// `len` numbers of f32 that a call writes and reads again, where it needs any.
+    pub(crate) fn scratch<'b: 'a>(self, scratch: Option<ElementsMut<'b>>, len: u64) -> Result<Bound<'a>> {
+        match scratch {
+            _ if len == 0 => Ok(Bound::nothing()),
+            None => Err(Error::Missing { tensor: "scratch" }),
+            Some(scratch) => {
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                self.rows_mut("scratch", RowsMut::contiguous(scratch), DType::F32, [1, len])
+            }
+        }
     }
 
     /// Launches what reads and writes the memory `bound`, in the order of the kernel's parameters.

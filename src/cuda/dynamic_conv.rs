@@ -11,7 +11,7 @@ use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::traffic::Traffic;
 use crate::gpu::listed;
 use crate::problem::{DynamicConvProblem, Taps};
-use crate::{DType, Error, Result, Sequences};
+use crate::{Error, Result, Sequences};
 
 pub(crate) use plan::{DynamicPlaces, Plan, plan, scratch_len};
 
@@ -120,21 +120,8 @@ impl DynamicConv {
             y: binder.rows_mut("y", y, dtype, rows)?,
         };
         let source = self.source(taps)?;
-        let scratch = self.scratch(scratch)?;
+        let scratch = binder.scratch(scratch, self.scratch_len)?;
         self.push(&bound, &source, &scratch, sequences.is_listed())
-    }
-
-    /// Scratch memory, where a call needs some.
-    pub(crate) fn scratch<'a, 'b: 'a>(&'a self, scratch: Option<ElementsMut<'b>>) -> Result<Bound<'a>> {
-        match scratch {
-            _ if self.scratch_len == 0 => Ok(Bound::nothing()),
-            None => Err(Error::Missing { tensor: "scratch" }),
-            Some(scratch) => {
-                let binder = Binder { gpu: &self.gpu };
-                let len = self.scratch_len as usize;
-                binder.rows_mut("scratch", RowsMut::contiguous(scratch), DType::F32, [1, len])
-            }
-        }
     }
 
     /// Puts the launches into the stream, on memory that is checked.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use ::cudarc::driver::CudaStream;
 
 use crate::cuda::call::ElementsMut;
-use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue, Source};
+use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue};
 #[cfg(feature = "emulator")]
 use crate::cuda::driver::{Emulator, LaunchProfile};
 use crate::cuda::limits::Limits;
@@ -24,8 +24,6 @@ struct Inner {
     kernels: Mutex<Kernels>,
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Uploads<DeviceSequences>,
-    /// What lies between the launches of a call. Calls follow one another in the stream, so they can share it.
-    scratch: Mutex<[Option<Box<dyn Memory>>; 2]>,
 }
 
 /// Kernels by their module and name.
@@ -40,8 +38,7 @@ enum Room {
 
 impl Gpu {
     fn of(driver: Room) -> Self {
-        let (kernels, sequences, scratch) = Default::default();
-        Gpu(Arc::new(Inner { driver, kernels, sequences, scratch }))
+        Gpu(Arc::new(Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() }))
     }
 
     /// How many devices the driver has, of any age.
@@ -181,24 +178,23 @@ impl Gpu {
         self.allocate("a tensor", len * dtype.size())
     }
 
-    /// Runs a call, with scratch memory of the device's own: so many numbers of f32 in each of two pieces.
-    pub(crate) fn run(
+    /// Runs a call with scratch memory: so many numbers of f32 in each of two pieces, none where it wants none. They are given
+    /// back in the order of the stream.
+    pub(crate) fn with_scratch(
         &self,
         numbers: [u64; 2],
         call: impl FnOnce([Option<ElementsMut<'_>>; 2]) -> Result<()>,
     ) -> Result<()> {
-        let mut scratch = lock(&self.0.scratch);
-        for (memory, numbers) in scratch.iter_mut().zip(numbers) {
-            let bytes = within("numbers of", "scratch", numbers, (usize::MAX / 4) as u64)
-                .map(|()| 4 * numbers as usize)?;
-            if bytes > memory.as_deref().map_or(0, Source::bytes) {
-                // The old one goes first, so that both need not fit.
-                *memory = None;
-                *memory = Some(self.allocate("scratch", bytes)?);
-            }
-        }
+        let allocate = |numbers: u64| {
+            let most = (usize::MAX / size_of::<f32>()) as u64;
+            within("numbers of", "scratch", numbers, most)?;
+            let bytes = numbers as usize * size_of::<f32>();
+            (bytes > 0).then(|| self.allocate("scratch", bytes)).transpose()
+        };
+        let [first, second] = numbers.map(allocate);
+        let mut memory = [first?, second?];
         call(
-            scratch
+            memory
                 .each_mut()
                 .map(|memory| memory.as_deref_mut().map(|memory| ElementsMut::of(memory, DType::F32))),
         )

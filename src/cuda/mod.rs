@@ -17,6 +17,7 @@
 //! The feature `emulator` adds a device that runs the same PTX on the CPU, checks every access and counts the traffic:
 //! see [`Gpu::emulated`].
 
+mod attention;
 mod call;
 mod driver;
 mod dynamic_conv;
@@ -38,6 +39,7 @@ mod traffic;
 /// The cudarc that this crate is built with.
 pub use ::cudarc;
 
+pub use attention::{Attention, AttentionArgs};
 pub use call::{Elements, ElementsMut, Rows, RowsMut};
 #[cfg(feature = "emulator")]
 #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]

@@ -76,3 +76,21 @@ pub(crate) fn span_key(dtype: DType, parameters: DType) -> &'static Module {
         (DType::BF16, _) => module!("span_key_bf16"),
     }
 }
+
+/// Fused attention.
+pub(crate) fn attention(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("attention_f32"),
+        DType::F16 => module!("attention_f16"),
+        DType::BF16 => module!("attention_bf16"),
+    }
+}
+
+/// Naive attention. All softmaxes of scores, which are f32, are in the module of f32.
+pub(crate) fn attention_naive(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("attention_naive_f32"),
+        DType::F16 => module!("attention_naive_f16"),
+        DType::BF16 => module!("attention_naive_bf16"),
+    }
+}

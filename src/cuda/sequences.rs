@@ -12,6 +12,8 @@ pub struct DeviceSequences {
     shape: SequenceShape,
     /// Whether any of them began in an earlier call.
     continues: bool,
+    /// Tokens of the longest.
+    longest: usize,
     /// The sequences of a whole batch that begins with this call are known without a list.
     list: Option<Arc<dyn Memory>>,
 }
@@ -32,7 +34,8 @@ impl DeviceSequences {
                 Some(Arc::from(list))
             }
         };
-        Ok(DeviceSequences { shape: sequences.shape(), continues: sequences.continues(), list })
+        let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
+        Ok(DeviceSequences { shape: sequences.shape(), continues: sequences.continues(), longest, list })
     }
 
     /// The shape of the sequences.
@@ -42,6 +45,11 @@ impl DeviceSequences {
 
     pub(crate) fn continues(&self) -> bool {
         self.continues
+    }
+
+    /// Tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest
     }
 
     pub(crate) fn is_listed(&self) -> bool {

@@ -1,11 +1,11 @@
-use crate::cuda::call::{Binder, Bound, Elements, ElementsMut, Rows, RowsMut};
+use crate::cuda::call::{Binder, Elements, ElementsMut, Rows, RowsMut};
 use crate::cuda::dynamic_conv::{Convolved, DynamicConv, Source};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::span_key::{SpanKey, SpanKeyInputs};
 use crate::cuda::traffic::Traffic;
 use crate::problem::SpanConvProblem;
-use crate::{DType, Error, Result, Sequences};
+use crate::{Result, Sequences};
 
 /// Span-based dynamic convolution, prepared: see [`SpanConvProblem`].
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl SpanConv {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] where the device allows less than the problem needs, and errors of the driver.
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the driver.
     pub fn new(gpu: &Gpu, problem: SpanConvProblem) -> Result<Self> {
         let key = SpanKey::new(gpu, *problem.key())?;
         let conv = DynamicConv::new(gpu, *problem.conv())?;
@@ -81,7 +81,7 @@ impl SpanConv {
     ///
     /// # Errors
     ///
-    /// [`Error::Sequences`] for sequences of another shape than the problem's.
+    /// [`Error::Sequences`](crate::Error::Sequences) for sequences of another shape than the problem's.
     pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
         let (key, conv) = (self.key.traffic(sequences)?, self.conv.traffic(sequences)?);
         Ok(Traffic {
@@ -106,12 +106,9 @@ impl SpanConv {
         let (rows, logits) = ([conv.sequences().tokens(), channels], self.problem.conv().logits());
         let binder = Binder { gpu: &self.gpu };
         let [z, memory] = scratch;
-        let z = match z {
-            _ if self.scratch_len()[0] == 0 => Bound::nothing(),
-            None => return Err(Error::Missing { tensor: "scratch" }),
-            Some(z) => binder.rows_mut("scratch", RowsMut::contiguous(z), DType::F32, self.key_rows())?,
-        };
-        let memory = self.conv.scratch(memory)?;
+        let [key_len, logits_len] = self.scratch_len();
+        let z = binder.scratch(z, key_len)?.with_stride(channels);
+        let memory = binder.scratch(memory, logits_len)?;
         let len = conv.history_shape().iter().product();
         let bound = Convolved {
             sequences: binder.sequences(sequences, conv)?,

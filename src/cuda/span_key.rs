@@ -68,7 +68,7 @@ impl SpanKey {
     /// [`Error::Sequences`](crate::Error::Sequences) for sequences of another shape than the problem's.
     pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
         sequences.check(self.problem.depthwise().sequences())?;
-        plan::traffic(&self.problem, sequences)
+        plan::traffic(&self.problem, sequences, self.gpu.limits())
     }
 
     /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.

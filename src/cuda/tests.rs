@@ -6,9 +6,10 @@ mod products;
 use crate::cuda::limits::Limits;
 use crate::cuda::linear::Types;
 use crate::cuda::plan::{Launch, Place};
-use crate::cuda::{dynamic_conv, history, light_conv, linear, modules, span_key};
+use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, span_key};
 use crate::problem::{
-    Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem, SpanKeyProblem,
+    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
+    LinearProblem, Mask, SpanKeyProblem,
 };
 use crate::{DType, Error, Normalize, Sequences, Window};
 
@@ -52,7 +53,7 @@ fn products() -> impl Iterator<Item = Types> {
 fn assert_there(launch: &Launch) {
     let entry = format!(".entry {}(", launch.entry);
     assert!(launch.module.ptx.contains(&entry), "{} has no {}", launch.module.name, launch.entry);
-    assert!(launch.grid > 0 && (launch.block == 256 || launch.block == 128), "{launch:?}");
+    assert!(launch.grid > 0 && [128, 256, 384].contains(&launch.block), "{launch:?}");
 }
 
 #[test]
@@ -253,6 +254,77 @@ fn every_span_key_has_a_plan() {
     assert_eq!(entries.len(), 5, "{entries:?}");
 }
 
+/// As few columns of tiles as three teams make, where there are tiles enough and memory.
+#[test]
+fn wide_span_keys_are_convolved_once() {
+    let plan = |tokens, outputs, dtype, limits: &Limits| {
+        let shape = Sequences::batch(8, tokens).unwrap().shape();
+        let window = Window::same(9).unwrap();
+        let problem = SpanKeyProblem::new(shape, 768, outputs, window, dtype).unwrap();
+        let places = span_key::SpanKeyPlaces::contiguous(&problem);
+        let launch = span_key::plan(&problem, &places, false, limits).unwrap().unwrap();
+        (launch.block, launch.grid)
+    };
+    assert_eq!(plan(4096, 384, DType::BF16, &Limits::H100), (384, 512));
+    assert_eq!(plan(4096, 384, DType::F16, &Limits::L4), (384, 512));
+    assert_eq!(plan(4096, 200, DType::F16, &Limits::H100), (256, 512));
+    assert_eq!(plan(4096, 1024, DType::BF16, &Limits::H100), (384, 3 * 512));
+    assert_eq!(plan(4096, 64, DType::BF16, &Limits::H100), (128, 512));
+    // Too few tokens to go round, and f32.
+    assert_eq!(plan(64, 384, DType::BF16, &Limits::H100), (128, 3 * 8));
+    assert_eq!(plan(4096, 384, DType::F32, &Limits::H100), (128, 3 * 512));
+}
+
+#[test]
+fn every_attention_has_a_plan() {
+    for (queries, keys) in sequences().into_iter().flat_map(|q| {
+        let pairs: Vec<_> =
+            sequences().into_iter().filter(|k| k.shape().sequences() == q.shape().sequences()).collect();
+        pairs.into_iter().map(move |k| (q.clone(), k))
+    }) {
+        for (heads, d) in [(1, 1), (3, 64), (16, 64), (2, 65), (2, 128), (1, 129), (1, 256), (1, 300)] {
+            for (dtype, mask) in DType::ALL.into_iter().flat_map(|dtype| {
+                [Mask::FULL, Mask::CAUSAL, Mask::local(Some(usize::MAX), Some(3))].map(|mask| (dtype, mask))
+            }) {
+                let problem = AttentionProblem::new(queries.shape(), keys.shape(), heads, d, dtype)
+                    .unwrap()
+                    .with_mask(mask);
+                let places = attention::Places::contiguous(&problem);
+                let longest = keys.as_slice().iter().map(|keys| keys.length).max().unwrap_or(0);
+                let contents = attention::Contents { listed: [true, false], longest };
+                for (limits, kind) in DEVICES
+                    .iter()
+                    .flat_map(|limits| [AttentionKind::Naive, AttentionKind::Fused].map(|k| (limits, k)))
+                {
+                    let plan = attention::plan(&problem, kind, &places, contents, limits);
+                    let launches = match (kind, plan) {
+                        (AttentionKind::Fused, Err(refused)) if d > 256 && queries.shape().tokens() > 0 => {
+                            assert!(
+                                matches!(refused, Error::Limit { needed: 300, limit: 256, .. }),
+                                "{refused:?}"
+                            );
+                            continue;
+                        }
+                        // A million queries and keys.
+                        (AttentionKind::Naive, Err(Error::Limit { what: "blocks of", .. })) => {
+                            assert!(longest >= 1 << 20);
+                            continue;
+                        }
+                        (_, plan) => plan.unwrap(),
+                    };
+                    let expected = match kind {
+                        _ if queries.shape().tokens() == 0 => 0,
+                        AttentionKind::Naive => 3,
+                        AttentionKind::Fused => 1,
+                    };
+                    assert_eq!(launches.len(), expected);
+                    launches.iter().for_each(assert_there);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_history_has_a_plan() {
     for (window, channels) in [(1, 3), (2, 1), (31, 512), (4, 6)] {
@@ -288,6 +360,20 @@ fn what_is_too_large_is_refused() {
         assert_eq!(refused.unwrap_err(), expected);
     }
 
+    for (what, queries, keys) in
+        [("queries of a sequence of", 1 << 30, 1), ("keys of a sequence of", 1, 1 << 30)]
+    {
+        let [queries, keys] = [queries, keys].map(|time| Sequences::batch(1, time).unwrap().shape());
+        let problem = AttentionProblem::new(queries, keys, 1, 1, DType::F16).unwrap();
+        let contents = attention::Contents { listed: [false; 2], longest: keys.longest() };
+        for kind in [AttentionKind::Naive, AttentionKind::Fused] {
+            let places = attention::Places::contiguous(&problem);
+            let refused = attention::plan(&problem, kind, &places, contents, &DEVICES[0]).unwrap_err();
+            let expected = Error::Limit { what, of: "the call", needed: 1 << 30, limit: (1 << 30) - 1 };
+            assert_eq!(refused, expected);
+        }
+    }
+
     let problem = LinearProblem::new(1 << 31, 1, 1, DType::F32).unwrap();
     let types = Types { x: DType::F32, parameters: DType::F32, y: DType::F32 };
     let refused = linear::plan(&problem, &linear::Places::contiguous(&problem), types, &DEVICES[0]);
@@ -312,7 +398,9 @@ fn kernels_are_small() {
         .chain(DType::ALL.map(modules::dynamic_conv))
         .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_banded))
         .chain(types().map(|(dtype, parameters)| modules::linear(dtype, parameters)))
-        .chain(types().map(|(dtype, parameters)| modules::span_key(dtype, parameters)));
+        .chain(types().map(|(dtype, parameters)| modules::span_key(dtype, parameters)))
+        .chain(DType::ALL.map(modules::attention))
+        .chain(DType::ALL.map(modules::attention_naive));
     let sizes: std::collections::BTreeMap<_, _> = all.map(|module| (module.name, module.ptx.len())).collect();
     assert!(sizes.values().sum::<usize>() < 6_000_000, "{sizes:?}");
 }

@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{AttentionKind, AttentionProblem, Mask};
@@ -87,10 +89,10 @@ fn describe(
     let shape = keys.shape().tensor(channels);
     check::operand("k", k, q, q.dtype(), &shape)?;
     check::operand("v", v, q, q.dtype(), &shape)?;
-    #[cfg(feature = "cuda")]
-    check::not_on_cuda(q, "attention")?;
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(q, |gpu| wgpu::Attention::new(gpu, problem, options.kind))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(q, |gpu| cuda::Attention::new(gpu, problem, options.kind))?;
     Ok((problem, queries, keys))
 }
 
@@ -130,6 +132,18 @@ fn launch(
             gpu.run([operator.scratch_len(&keys), 0], |[scratch, _]| operator.bind(args, scratch))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_on_cuda(q, "attention"),
+        Room::Cuda(gpu) => {
+            let operator = cuda::Attention::new(gpu, *problem, kind)?;
+            let (queries, keys) = (gpu.sequences(queries)?, gpu.sequences(keys)?);
+            let args = cuda::AttentionArgs {
+                queries: &queries,
+                keys: &keys,
+                q: cuda::Rows::contiguous(q.on_cuda()),
+                k: cuda::Rows::contiguous(k.on_cuda()),
+                v: cuda::Rows::contiguous(v.on_cuda()),
+                y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+            };
+            gpu.with_scratch([operator.scratch_len(&keys), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

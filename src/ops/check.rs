@@ -99,13 +99,3 @@ pub(crate) fn planned_wgpu<T>(call: &Tensor, plan: impl FnOnce(&Gpu) -> Result<T
 pub(crate) fn planned_cuda<T>(call: &Tensor, plan: impl FnOnce(&cuda::Gpu) -> Result<T>) -> Result<()> {
     call.device().cuda_gpu().map_or(Ok(()), |gpu| plan(gpu).map(drop))
 }
-
-/// An error on CUDA devices, for an operator that has no kernels there yet.
-#[cfg(feature = "cuda")]
-pub(crate) fn not_on_cuda(call: &Tensor, operator: &'static str) -> Result<()> {
-    planned_cuda(call, |_| -> Result<()> {
-        let reason =
-            format!("{operator} has no CUDA kernels in this version: its tensors must be on another device");
-        Err(Error::Unavailable { backend: "cuda", reason })
-    })
-}

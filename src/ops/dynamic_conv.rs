@@ -244,7 +244,7 @@ fn launch(
                 history: options.history.map(Tensor::on_cuda),
                 y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
             };
-            gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
         }
     }
 }

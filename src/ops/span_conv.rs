@@ -197,7 +197,7 @@ fn launch(
                 value_history: options.history.map(|history| history.value.on_cuda()),
                 y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
             };
-            gpu.run(operator.scratch_len(), |scratch| operator.launch(args, scratch))
+            gpu.with_scratch(operator.scratch_len(), |scratch| operator.launch(args, scratch))
         }
     }
 }

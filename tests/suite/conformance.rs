@@ -82,7 +82,7 @@ fn every_fixture_that_cuda_has_kernels_for_passes() {
     assert_eq!(place.to_string(), device.backend().to_string());
     for fixture in fixtures() {
         let expected = match fixture.text("op").unwrap() {
-            "light_conv" | "dynamic_conv" | "span_conv" => Verdict::Passed,
+            "light_conv" | "dynamic_conv" | "span_conv" | "attention" => Verdict::Passed,
             _ => Verdict::Skipped,
         };
         for outcome in check::check(&fixture, &place, &DType::ALL, false) {

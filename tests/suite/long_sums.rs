@@ -5,7 +5,7 @@ use lightspan::reference::{self, AttentionInputs, DynamicConvInputs, LightConvIn
 use lightspan::{DType, Normalize, Sequences, Window};
 
 use crate::dynamic_conv::Generator;
-use crate::support::{ConvCase, assert_row_admitted, devices, whole_devices};
+use crate::support::{ConvCase, assert_row_admitted, devices};
 use crate::{attention, dynamic_conv, light_conv, linear};
 
 /// No f32 is 0.1, so that every product and every sum is rounded.
@@ -100,7 +100,7 @@ fn attention() {
         let inputs = AttentionInputs { q: &call.q.data, k: &call.k.data, v: &call.v.data };
         let expected =
             SAMPLED.map(|t| reference::attention(&call.problem(), &case.queries, &case.keys, inputs, (0, t)));
-        for device in whole_devices() {
+        for device in devices() {
             for kind in attention::KINDS {
                 let y = call.run(kind, &device);
                 for (t, expected) in SAMPLED.iter().zip(&expected) {

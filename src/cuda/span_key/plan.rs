@@ -20,9 +20,11 @@ const CHANNELS: usize = 32;
 const OCTET: usize = 8;
 /// Quads that a slab has for four taps of all channels.
 const TAP_PITCH: usize = 37;
-/// Threads of a block, and outputs of a tile.
+/// Threads of a team, which share 128 outputs of a tile; f32 has one team a block.
 const THREADS: u32 = 128;
 const OUTPUTS: usize = 128;
+/// Teams of a block, at most.
+const TEAMS: usize = 3;
 
 /// The structure `DepthwiseParams` of `kernels/shared/depthwise.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -54,41 +56,67 @@ struct Params {
     z_unit: u32,
 }
 
-/// Bytes of a block's memory that taps and tokens may fill up: where there are 227 KiB, three blocks fit, or two in f32, and
-/// one wherever kernels run.
-fn room(conv: &Convolution) -> usize {
-    if conv.dtype() == DType::F32 { 96 << 10 } else { 72 << 10 }
-}
-
-/// Bytes that slabs of weights and of convolved numbers take, and those that q and z take after them in the same place.
-fn fixed(conv: &Convolution) -> [usize; 2] {
-    if conv.dtype() == DType::F32 {
-        // Rows are a quad more than their numbers.
-        return [(2 * OUTPUTS + TOKENS) * 4 * (CHANNELS + 4), 0];
+/// Products on tensor cores for each multiply-add.
+fn products(conv: &Convolution) -> usize {
+    match (conv.dtype(), conv.parameters()) {
+        (_, DType::F32) => 6,
+        (DType::F16, _) => 5,
+        _ => 3,
     }
-    let weights = 2 * OUTPUTS * CHANNELS * conv.parameters().size();
-    // Three parts of two bytes.
-    [weights + 3 * 2 * TOKENS * CHANNELS, 4 * TOKENS * OUTPUTS]
 }
 
 /// How a call is divided.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     tiles: Tiles,
+    /// Teams of a block.
+    teams: usize,
     /// Taps of a chunk.
     taps: usize,
 }
 
 impl Shape {
-    fn new(problem: &SpanKeyProblem, listed: bool) -> Result<Self> {
+    /// As many teams as make a call cheap: the more there are, the fewer times x is convolved.
+    fn new(problem: &SpanKeyProblem, listed: bool, limits: &Limits) -> Result<Self> {
         let conv = problem.depthwise();
-        let columns = problem.outputs().div_ceil(OUTPUTS);
+        let mut best = Shape::of(1, problem, listed, limits)?;
+        if conv.dtype() == DType::F32 {
+            return Ok(best);
+        }
+        // What a quarter of a multiprocessor issues for a slab: its convolution, and the products of a team.
+        let slab = 700 + 32 * conv.window().width().min(1 << 20);
+        let cost = |shape: &Shape| shape.tiles.columns * (slab + shape.teams * 200 * products(conv));
+        for teams in 2..=TEAMS {
+            let shape = Shape::of(teams, problem, listed, limits)?;
+            let busy = shape.tiles.groups() >= u64::from(limits.multiprocessors);
+            let fits = shape.shared(conv) <= shape.room(conv, limits);
+            if busy && fits && cost(&shape) < cost(&best) {
+                best = shape;
+            }
+        }
+        Ok(best)
+    }
+
+    fn of(teams: usize, problem: &SpanKeyProblem, listed: bool, limits: &Limits) -> Result<Self> {
+        let conv = problem.depthwise();
+        let columns = problem.outputs().div_ceil(teams * OUTPUTS);
+        let teams = problem.outputs().div_ceil(OUTPUTS).div_ceil(columns);
         let tiles = Tiles::new(conv.sequences(), window(conv), listed, TOKENS, columns)?;
         // No memory holds more than 128 octets.
         let most = conv.window().width().div_ceil(OCTET).min(128);
-        let octets = (1..=most).rev().map(|octets| Shape { tiles, taps: octets * OCTET });
-        let least = Shape { tiles, taps: OCTET };
-        Ok(octets.clone().find(|shape| shape.shared(conv) <= room(conv)).unwrap_or(least))
+        let mut octets = (1..=most).rev().map(|octets| Shape { tiles, teams, taps: octets * OCTET });
+        let fits = |shape: &Shape| shape.shared(conv) <= shape.room(conv, limits);
+        Ok(octets.find(fits).unwrap_or(Shape { tiles, teams, taps: OCTET }))
+    }
+
+    /// Bytes of a block's memory that it may have. Blocks of one team take as much as lets two or three of them fit where
+    /// there are 227 KiB, and one wherever kernels run; those of more are alone.
+    fn room(&self, conv: &Convolution, limits: &Limits) -> usize {
+        match (self.teams, conv.parameters()) {
+            (1, DType::F32) => 96 << 10,
+            (1, _) => 72 << 10,
+            _ => (limits.shared_memory as usize).saturating_sub(1 << 10),
+        }
     }
 
     fn tap_bytes(&self) -> usize {
@@ -105,19 +133,27 @@ impl Shape {
 
     /// Bytes of a block's memory.
     fn shared(&self, conv: &Convolution) -> usize {
-        let [slabs, after] = fixed(conv);
-        after.max(slabs + 2 * (self.tap_bytes() + self.token_bytes(conv)))
+        let (size, outputs) = (conv.parameters().size(), self.teams * OUTPUTS);
+        // Weights and convolved numbers: in f32 rows are a quad more, in 16 bits they are of three parts, and q and z come in
+        // the same place after them.
+        let (slabs, after) = match conv.dtype() {
+            DType::F32 => ((outputs + TOKENS) * 4 * (CHANNELS + 4), 0),
+            _ => (CHANNELS * (outputs * size + TOKENS * 3 * 2), 4 * TOKENS * outputs),
+        };
+        after.max(2 * (slabs + self.tap_bytes() + self.token_bytes(conv)))
     }
 
     /// Whether the kernel can do with it.
-    fn holds(&self, conv: &Convolution) -> bool {
-        let Shape { tiles, taps } = *self;
+    fn holds(&self, conv: &Convolution, limits: &Limits) -> bool {
+        let Shape { tiles, teams, taps } = *self;
         taps > 0
             && taps.is_multiple_of(OCTET)
             && tiles.outputs() <= TOKENS
             && tiles.steps.is_multiple_of(OCTET)
             && self.token_bytes(conv).is_multiple_of(16)
-            && self.shared(conv) <= room(conv)
+            && self.shared(conv) <= self.room(conv, limits)
+            && (1..=TEAMS).contains(&teams)
+            && (teams == 1 || conv.dtype() != DType::F32)
     }
 }
 
@@ -137,10 +173,10 @@ fn taps_of_slab(conv: &Convolution, slab: usize, first: usize, count: usize) -> 
 }
 
 /// What the call reads and writes.
-pub(crate) fn traffic(problem: &SpanKeyProblem, sequences: &Sequences) -> Result<Traffic> {
+pub(crate) fn traffic(problem: &SpanKeyProblem, sequences: &Sequences, limits: &Limits) -> Result<Traffic> {
     let conv = problem.depthwise();
     let listed = listed(sequences.shape()) || sequences.continues();
-    let Shape { tiles, taps } = Shape::new(problem, listed)?;
+    let Shape { tiles, taps, .. } = Shape::new(problem, listed, limits)?;
     let (near, window) = (window(conv), WindowParams::new(conv)?);
     let width = window.width as usize;
     let (channels, outputs) = (conv.channels(), problem.outputs());
@@ -189,9 +225,9 @@ pub(crate) fn plan(
     if conv.sequences().tokens() == 0 {
         return Ok(None);
     }
-    let shape = Shape::new(problem, listed)?;
-    debug_assert!(shape.holds(conv), "{shape:?} for {problem:?}");
-    let Shape { tiles, taps } = shape;
+    let shape = Shape::new(problem, listed, limits)?;
+    debug_assert!(shape.holds(conv, limits), "{shape:?} for {problem:?}");
+    let Shape { tiles, teams, taps } = shape;
     let (dtype, parameters, channels) = (conv.dtype(), conv.parameters(), conv.channels());
     let read = [places.x, places.history];
     let read = if conv.has_history() { &read[..] } else { &read[..1] };
@@ -218,7 +254,7 @@ pub(crate) fn plan(
         z_unit: unit(problem.output(), outputs, &[places.z]),
     };
     let module = modules::span_key(dtype, parameters);
-    Launch::new((module, "span_key"), tiles.groups(), THREADS, &params, limits)?
+    Launch::new((module, "span_key"), tiles.groups(), teams as u32 * THREADS, &params, limits)?
         .with_shared(shape.shared(conv) as u64, limits)
         .map(Some)
 }

@@ -2,14 +2,14 @@
 //! that hold NaN, outputs between bits that stay as they were.
 
 use lightspan::cuda::{self as room, DeviceSequences, Gpu};
-use lightspan::problem::{HistoryProblem, LightConvProblem, Taps};
+use lightspan::problem::{AttentionKind, HistoryProblem, LightConvProblem, Taps};
 use lightspan::reference::Estimate;
-use lightspan::{DType, Normalize, Window, reference};
+use lightspan::{DType, Device, Normalize, Window, reference};
 use proptest::prelude::*;
 
 use crate::support::cuda::{Input, Scatter, cuda_device};
 use crate::support::{ConvCase, Numbers, config, conv_case, long_conv_case};
-use crate::{dynamic_conv, light_conv, linear, span_key};
+use crate::{attention, dynamic_conv, light_conv, linear, span_key};
 
 /// Where tensors lie.
 fn place() -> impl Strategy<Value = (u64, usize)> {
@@ -23,6 +23,15 @@ fn case() -> impl Strategy<Value = ConvCase> {
 
 fn elements(input: &Option<Input>) -> Option<room::Elements<'_>> {
     input.as_ref().map(Input::elements)
+}
+
+/// Where there are few multiprocessors, blocks are larger.
+fn of_few_multiprocessors(device: Device) -> Device {
+    #[cfg(feature = "emulator")]
+    if device.cuda_gpu().is_some_and(Gpu::is_emulated) {
+        return Device::cuda_emulated_with(room::Limits { multiprocessors: 1, ..room::Limits::A100 });
+    }
+    device
 }
 
 fn check_light_conv(gpu: &Gpu, case: &ConvCase, scatter: &mut Scatter<'_>) -> Result<(), TestCaseError> {
@@ -91,6 +100,48 @@ fn check_dynamic_call(
         )
         .unwrap();
     output.check(&call.expected())
+}
+
+/// Scratch memory of just so many numbers, all of them NaN before.
+fn check_attention(
+    gpu: &Gpu,
+    case: &attention::Case,
+    kind: AttentionKind,
+    scatter: &mut Scatter<'_>,
+) -> Result<(), TestCaseError> {
+    let (call, channels) = (attention::Call::draw(case), case.heads * case.head_channels);
+    let [q, k, v] = [&call.q, &call.k, &call.v].map(|values| scatter.rows(values, channels));
+    let mut output = scatter.output(case.queries.shape().tokens(), channels, case.dtype);
+    let [queries, keys] = [&case.queries, &case.keys].map(|list| DeviceSequences::new(gpu, list).unwrap());
+    let operator = room::Attention::new(gpu, call.problem(), kind).unwrap();
+    let len = operator.scratch_len(&keys) as usize;
+    let mut scratch = (len > 0).then(|| scatter.output(1, len, DType::F32));
+    let args = room::AttentionArgs {
+        queries: &queries,
+        keys: &keys,
+        q: q.rows(),
+        k: k.rows(),
+        v: v.rows(),
+        y: output.rows(),
+    };
+    operator.launch(args, scratch.as_mut().map(|scratch| scratch.elements())).unwrap();
+    output.check(&call.expected())
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    #[test]
+    fn attention_of_both_kinds(
+        case in prop_oneof![4 => attention::case(40), 1 => attention::case(300)],
+        (seed, step) in place(),
+    ) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        for &kind in attention::kinds(&device, case.head_channels) {
+            let mut scatter = Scatter::new(&device, seed, step);
+            check_attention(device.cuda_gpu().unwrap(), &case, kind, &mut scatter)?;
+        }
+    }
 }
 
 proptest! {
@@ -213,13 +264,24 @@ proptest! {
     #[test]
     fn span_key(
         case in case(),
-        outputs in prop_oneof![3 => 1usize..40, 1 => 120usize..200],
-        wide in any::<bool>(),
+        outputs in prop_oneof![4 => 1usize..40, 1 => 120usize..400],
+        (wide, few, of_x) in any::<(bool, bool, bool)>(),
+        // What is infinite or NaN is so for the outputs that read it, and for no others.
+        wild in prop::option::weighted(0.3, prop::sample::select(&[f64::INFINITY, f64::NEG_INFINITY, f64::NAN][..])),
+        at in any::<prop::sample::Index>(),
         (seed, step) in place(),
     ) {
-        let Some(device) = cuda_device() else { return Ok(()) };
+        let Some(mut device) = cuda_device() else { return Ok(()) };
+        if few {
+            device = of_few_multiprocessors(device);
+        }
         let gpu = device.cuda_gpu().unwrap();
-        let call = span_key::Call::draw(&case, outputs, if wide { DType::F32 } else { case.dtype });
+        let mut call = span_key::Call::draw(&case, outputs, if wide { DType::F32 } else { case.dtype });
+        let numbers = if of_x { &mut call.x.data } else { &mut call.pointwise.data };
+        if let Some(wild) = wild && !numbers.is_empty() {
+            let at = at.index(numbers.len());
+            numbers[at] = wild;
+        }
         let mut scatter = Scatter::new(&device, seed, step);
         let (x, query) = (scatter.rows(&call.x, case.channels()), scatter.rows(&call.query, outputs));
         let (depthwise, pointwise) = (scatter.elements(&call.depthwise), scatter.elements(&call.pointwise));

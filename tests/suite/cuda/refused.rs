@@ -3,11 +3,14 @@
 mod dynamic_conv;
 
 use lightspan::cuda::{
-    DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv, LightConvArgs, Linear,
-    LinearArgs, Rows, RowsMut, SpanKey, SpanKeyArgs,
+    Attention, AttentionArgs, DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv,
+    LightConvArgs, Linear, LinearArgs, Rows, RowsMut, SpanKey, SpanKeyArgs,
 };
-use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem, SpanKeyProblem};
-use lightspan::{DType, Device, Error, Result, Sequences, Tensor, Window, ops};
+use lightspan::problem::{
+    AttentionKind, AttentionProblem, Convolution, HistoryProblem, LightConvProblem, LinearProblem,
+    SpanKeyProblem,
+};
+use lightspan::{DType, Device, Error, Result, Sequences, Tensor, Window};
 
 use crate::support::cuda::cuda_device;
 use crate::support::each;
@@ -330,15 +333,61 @@ fn history() {
     ]);
 }
 
-/// On tensors too, and before anything is allocated: an operator that CUDA does not have yet says so.
 #[test]
-fn operators_without_kernels() {
-    let Some(device) = cuda_device() else { return };
-    let tensor = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device).unwrap();
-    let x = tensor(&[2, 3, 4]);
-    let refused = |result: Result<Tensor>| match result {
-        Err(Error::Unavailable { backend: "cuda", reason }) => assert!(reason.contains("no CUDA kernels")),
-        other => panic!("{other:?}"),
-    };
-    refused(ops::attention(&x, &x, &x, 2, &Default::default()));
+fn attention() {
+    /// Self-attention of two heads of two channels; a call that fits, but for what `change` does to it.
+    fn call(
+        bench: &Bench,
+        kind: AttentionKind,
+        change: impl for<'a> FnOnce(&mut AttentionArgs<'a>, &'a Bench),
+        output: impl for<'a> FnOnce(&'a mut Outputs) -> RowsMut<'a>,
+        scratch: impl for<'a> FnOnce(&'a mut Outputs) -> Option<ElementsMut<'a>>,
+    ) -> Result<()> {
+        let [shape, ..] = sequences().map(|list| list.shape());
+        let operator =
+            Attention::new(&bench.gpu, AttentionProblem::new(shape, shape, 2, 2, DType::F32)?, kind)?;
+        let [mut outputs, mut memory] = [Outputs::of(bench), Outputs::of(bench)];
+        let rows = Rows::contiguous(bench.some());
+        let (queries, keys) = (&bench.good, &bench.good);
+        let mut args = AttentionArgs { queries, keys, q: rows, k: rows, v: rows, y: output(&mut outputs) };
+        change(&mut args, bench);
+        operator.launch(args, scratch(&mut memory))
+    }
+    let Some(bench) = Bench::new() else { return };
+    let (b, good) = (&bench, Outputs::good);
+    // Two heads, six queries, three keys and as many more as fill a sector.
+    const SCRATCH: usize = 2 * 6 * 8;
+    for kind in [AttentionKind::Naive, AttentionKind::Fused] {
+        fn enough<'a>(out: &'a mut Outputs) -> Option<ElementsMut<'a>> {
+            Some(out.get(0).at(NUMBERS - SCRATCH))
+        }
+        call(b, kind, |_, _| (), good, enough).unwrap();
+        each([
+            (call(b, kind, |args, b| args.queries = &b.other, good, enough), other_sequences()),
+            (call(b, kind, |args, b| args.keys = &b.other, good, enough), other_sequences()),
+            (call(b, kind, |args, b| args.keys = &b.foreign, good, enough), b.foreign("sequences")),
+            (call(b, kind, |args, b| args.q = Rows::contiguous(b.last(23)), good, enough), short("q")),
+            (call(b, kind, |args, b| args.k = Rows::contiguous(b.halves()), good, enough), halves("k")),
+            (call(b, kind, |args, b| args.k = Rows::strided(b.some(), 3), good, enough), stride("k", 4)),
+            (call(b, kind, |args, b| args.v = Rows::contiguous(b.last(23)), good, enough), short("v")),
+            (call(b, kind, |args, b| args.v = Rows::contiguous(b.elsewhere()), good, enough), b.foreign("v")),
+            (call(b, kind, |_, _| (), |out| RowsMut::strided(out.get(0), 3), enough), stride("y", 4)),
+            (call(b, kind, |_, _| (), |out| RowsMut::contiguous(out.get(1)), enough), halves("y")),
+        ]);
+    }
+    let (naive, fused) = (AttentionKind::Naive, AttentionKind::Fused);
+    call(b, fused, |_, _| (), good, |_| None).unwrap();
+    each([
+        (call(b, naive, |_, _| (), good, |_| None), missing("scratch")),
+        (call(b, naive, |_, _| (), good, |out| Some(out.get(1))), halves("scratch")),
+        (call(b, naive, |_, _| (), good, |out| Some(out.get(2))), b.foreign("scratch")),
+        (call(b, naive, |_, _| (), good, |out| Some(out.get(0).at(NUMBERS - SCRATCH + 1))), short("scratch")),
+    ]);
+    // More channels of a head than there are registers for.
+    let [shape, ..] = sequences().map(|list| list.shape());
+    let problem = AttentionProblem::new(shape, shape, 1, 257, DType::F16).unwrap();
+    Attention::new(&bench.gpu, problem, naive).unwrap();
+    let limit =
+        Error::Limit { what: "channels of a head of", of: "fused attention", needed: 257, limit: 256 };
+    each([(Attention::new(&bench.gpu, problem, fused), limit)]);
 }

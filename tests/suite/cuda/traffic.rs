@@ -2,8 +2,10 @@
 
 mod dynamic_conv;
 
-use lightspan::cuda::{Gpu, LaunchProfile, LightConv, Linear, SpanKey, Traffic};
-use lightspan::problem::{Convolution, LightConvProblem, LinearProblem, SpanKeyProblem};
+use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
+use lightspan::problem::{
+    AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask, SpanKeyProblem,
+};
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
@@ -230,14 +232,18 @@ fn linear_reads_and_writes_what_is_predicted() {
     }
 }
 
+/// A device on which few tiles are enough for large blocks.
+fn few_multiprocessors() -> Device {
+    Device::cuda_emulated_with(Limits { multiprocessors: 1, ..Limits::A100 })
+}
+
 /// Runs a span-aware key without a bias, and holds its traffic against the prediction.
-fn span_key(problem: SpanKeyProblem, sequences: &Sequences) -> LaunchProfile {
-    let device = Device::cuda_emulated();
+fn span_key(device: &Device, problem: SpanKeyProblem, sequences: &Sequences) -> LaunchProfile {
     let predicted = SpanKey::new(device.cuda_gpu().unwrap(), problem).unwrap().traffic(sequences).unwrap();
     let (conv, outputs) = (problem.depthwise(), problem.outputs());
     let (channels, dtype, parameters) = (conv.channels(), conv.dtype(), conv.parameters());
     let mut numbers = Numbers::new(7);
-    let mut draw = |shape: &[usize], dtype| numbers.draw(shape, dtype, 1.0).on(&device);
+    let mut draw = |shape: &[usize], dtype| numbers.draw(shape, dtype, 1.0).on(device);
     let x = draw(&sequences.shape().tensor(channels), dtype);
     let query = draw(&sequences.shape().tensor(outputs), dtype);
     let depthwise = draw(&[channels, conv.window().width()], parameters);
@@ -250,21 +256,21 @@ fn span_key(problem: SpanKeyProblem, sequences: &Sequences) -> LaunchProfile {
         output: Some(problem.output()),
         ..Default::default()
     };
-    let launch = profiled(&device, || ops::span_key(&tensors, conv.window(), &options).unwrap());
+    let launch = profiled(device, || ops::span_key(&tensors, conv.window(), &options).unwrap());
     assert_counted(&launch, predicted);
     launch
 }
 
 proptest! {
-    #![proptest_config(config(100))]
+    #![proptest_config(config(60))]
 
     #[test]
     fn span_key_reads_and_writes_what_is_predicted(
         sequences in prop_oneof![sequences(1..5, 1..60), sequences(1..3, 100..300)],
         past in prop::collection::vec(0usize..100, 5),
         (width, dilation, left) in (1usize..200, 1usize..4, any::<prop::sample::Index>()),
-        (channels, outputs) in (1usize..6, 1usize..12),
-        (dtype, wide, output) in (prop::sample::select(&DType::ALL[..]), any::<bool>(), any::<bool>()),
+        (channels, outputs) in (1usize..6, 1usize..32),
+        (few, dtype, wide, output) in (any::<bool>(), prop::sample::select(&DType::ALL[..]), any::<bool>(), any::<bool>()),
         history in any::<bool>(),
     ) {
         let tokens = sequences.shape().tokens();
@@ -282,7 +288,7 @@ proptest! {
                 problem.with_parameters(either(wide))?.with_output(either(output))?.with_history(history)
             })
             .unwrap();
-        let launch = span_key(problem, &sequences);
+        let launch = span_key(&if few { few_multiprocessors() } else { Device::cuda_emulated() }, problem, &sequences);
         // f32 never goes to the tensor cores; what goes there, goes with all of it, in so many parts.
         let products = launch.profile.matrix_multiply_adds;
         let outputs = (sequences.as_slice().iter().map(|sequence| sequence.length).sum::<usize>()
@@ -309,15 +315,93 @@ fn span_keys_fight_little_for_banks() {
             let reach = (width - 1) * dilation;
             let sequences = Sequences::batch(2, 64 * dilation).unwrap().after(&[reach, reach]).unwrap();
             let window = Window::new(width, dilation, reach).unwrap();
-            let problem = SpanKeyProblem::new(sequences.shape(), 64, 192, window, dtype)
+            let problem = SpanKeyProblem::new(sequences.shape(), 64, 384, window, dtype)
                 .and_then(|problem| problem.with_parameters(parameters)?.with_history(true))
                 .unwrap();
-            let profile = span_key(problem, &sequences).profile;
+            let profile = span_key(&few_multiprocessors(), problem, &sequences).profile;
             let (loads, stores) = (profile.shared_loads, profile.shared_stores);
             let share = stores.conflicts() as f64 / (loads.passes + stores.passes) as f64;
             println!("{dtype}, {parameters}, K = {width}, r = {dilation}: {share:.3}");
             assert_eq!(loads.conflicts(), 0, "{dtype}, {parameters}, K = {width}, r = {dilation}");
             assert!(share <= 0.03, "{dtype}, {parameters}, K = {width}, r = {dilation}: {share}");
+        }
+    }
+}
+
+/// Runs attention, holds its traffic against the prediction, and returns what its launches did.
+fn attention(
+    device: &Device,
+    problem: AttentionProblem,
+    kind: AttentionKind,
+    (queries, keys): (&Sequences, &Sequences),
+) -> Vec<LaunchProfile> {
+    let gpu = device.cuda_gpu().unwrap();
+    let predicted = Attention::new(gpu, problem, kind).unwrap().traffic(queries, keys).unwrap();
+    let mut numbers = Numbers::new(5);
+    let mut draw = |of: &Sequences| {
+        numbers.draw(&of.shape().tensor(problem.channels()), problem.dtype(), 1.0).on(device)
+    };
+    let [q, k, v] = [draw(queries), draw(keys), draw(keys)];
+    let options = ops::AttentionOptions {
+        scale: None,
+        mask: problem.mask(),
+        queries: Some(queries),
+        keys: Some(keys),
+        kind,
+    };
+    gpu.start_profile();
+    ops::attention(&q, &k, &v, problem.heads(), &options).unwrap();
+    let launches = gpu.take_profile();
+    let sum = |of: fn(&LaunchProfile) -> u64| launches.iter().map(of).sum::<u64>();
+    let counted = [sum(|l| l.profile.global_loads.sectors), sum(|l| l.profile.global_stores.sectors)];
+    assert_eq!(counted, [predicted.read + predicted.parameters, predicted.written], "{kind:?} {problem:?}");
+    launches
+}
+
+proptest! {
+    #![proptest_config(config(150))]
+
+    #[test]
+    fn attention_reads_and_writes_what_is_predicted(
+        (queries, keys) in (1usize..4).prop_flat_map(|n| {
+            (sequences(n..n + 1, 0..200), sequences(n..n + 1, 0..200))
+        }),
+        (heads, sixteens) in (1usize..4, prop::sample::select(&[1usize, 2, 4, 5, 8, 9, 16][..])),
+        (left, right) in (prop::option::of(0usize..150), prop::option::of(0usize..150)),
+        (dtype, fused) in (prop::sample::select(&DType::ALL[..]), any::<bool>()),
+    ) {
+        let problem = AttentionProblem::new(queries.shape(), keys.shape(), heads, 16 * sixteens, dtype)
+            .unwrap()
+            .with_mask(Mask::local(left, right));
+        let kind = if fused { AttentionKind::Fused } else { AttentionKind::Naive };
+        attention(&Device::cuda_emulated(), problem, kind, (&queries, &keys));
+    }
+}
+
+/// 16 bits go to the tensor cores, with all that the mask lets through, and f32 does not; nothing meets a bank twice.
+#[test]
+fn attention_uses_matrices_and_does_not_fight_for_banks() {
+    let device = Device::cuda_emulated();
+    let (queries, keys) = (Sequences::batch(1, 200).unwrap(), Sequences::batch(1, 333).unwrap());
+    for (dtype, head_channels) in DType::ALL.into_iter().flat_map(|dtype| [64, 128, 256].map(|d| (dtype, d)))
+    {
+        for (kind, mask) in [AttentionKind::Naive, AttentionKind::Fused]
+            .into_iter()
+            .flat_map(|kind| [Mask::FULL, Mask::CAUSAL].map(|mask| (kind, mask)))
+        {
+            let problem = AttentionProblem::new(queries.shape(), keys.shape(), 2, head_channels, dtype)
+                .unwrap()
+                .with_mask(mask);
+            let launches = attention(&device, problem, kind, (&queries, &keys));
+            let products: u64 = launches.iter().map(|launch| launch.profile.matrix_multiply_adds).sum();
+            let all = problem.flops() / 2;
+            assert!(if dtype == DType::F32 { products == 0 } else { products >= all }, "{products} of {all}");
+            for launch in &launches {
+                let profile = &launch.profile;
+                let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
+                let of = (launch.module, launch.entry);
+                assert_eq!(conflicts, [0, 0], "{of:?}, D = {head_channels}, {mask:?}");
+            }
         }
     }
 }

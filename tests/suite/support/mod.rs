@@ -51,12 +51,6 @@ fn check_required(devices: &[Device]) -> Result<(), String> {
     Ok(())
 }
 
-/// The devices that have every operator: CUDA has only some of them yet.
-pub fn whole_devices() -> Vec<Device> {
-    let partial = [Backend::Cuda, Backend::CudaEmulated];
-    devices().into_iter().filter(|device| !partial.contains(&device.backend())).collect()
-}
-
 /// Whether the tests are to do without a backend: `LIGHTSPAN_SKIP` lists those.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 fn skipped(backend: Backend) -> bool {

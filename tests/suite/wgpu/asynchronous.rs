@@ -9,7 +9,7 @@ use lightspan::{DType, Device, Error, Tensor, bf16};
 use pollster::block_on;
 
 use crate::support::gpu::gpu_device;
-use crate::support::{Numbers, whole_devices};
+use crate::support::{Numbers, devices};
 
 #[test]
 fn devices_are_opened_by_name() {
@@ -40,7 +40,7 @@ fn devices_are_opened_by_name() {
 
 #[test]
 fn numbers_arrive_without_waiting() {
-    for device in whole_devices() {
+    for device in devices() {
         for dtype in DType::ALL {
             let tensor = Numbers::new(1).draw(&[7, 31], dtype, 2.0).on(&device);
             assert_eq!(block_on(tensor.to_f32_async()), tensor.to_f32(), "{dtype} on {device}");
