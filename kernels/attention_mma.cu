@@ -37,7 +37,7 @@
 #include "shared/online_softmax.cuh"
 #include "shared/scores.cuh"
 #include "shared/weighted.cuh"
-#include "shared/whole_rows.cuh"
+#include "shared/matrix_rows.cuh"
 
 // The numbers of a call; the plan fills them.
 using Params = Attention;

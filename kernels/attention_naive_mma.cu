@@ -18,7 +18,7 @@
 #include "shared/product.cuh"
 #include "shared/store_tile.cuh"
 #include "shared/weighted.cuh"
-#include "shared/whole_rows.cuh"
+#include "shared/matrix_rows.cuh"
 
 using Params = NaiveAttention;
 
@@ -62,7 +62,7 @@ __device__ void make_scores(const X* q, const X* k, const uint4* query_list, con
             key_slabs.copy(bytes + (stage * 2 + 1) * SLAB_BYTES, slab * DEPTH);
         },
         [&](unsigned stage) {
-            product.add(bytes + stage * 2 * SLAB_BYTES, bytes + (stage * 2 + 1) * SLAB_BYTES);
+            product.add(SlabRows<Tile>{bytes + stage * 2 * SLAB_BYTES}, bytes + (stage * 2 + 1) * SLAB_BYTES);
         });
     // The last slab was used by all.
     __syncthreads();

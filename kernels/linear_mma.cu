@@ -87,7 +87,7 @@ __device__ void linear(const X* x, const P* weight, const P* bias, void* y, cons
         },
         [&](unsigned stage) {
             const unsigned char* from = bytes + stage * STAGE_BYTES;
-            product.add(from, from + ROW_BYTES);
+            product.add(SlabRows<Shape>{from}, from + ROW_BYTES);
         });
     // The last slab was used by all.
     __syncthreads();

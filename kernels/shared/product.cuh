@@ -33,6 +33,17 @@ struct Shape {
     }
 };
 
+// A warp's rows in a slab of 16-bit numbers.
+template <class Shape>
+struct SlabRows {
+    const unsigned char* slab;
+
+    // Numbers `k` to `k` + 15 of the rows of matrix `i`.
+    __device__ void load(unsigned (&row)[4], unsigned i, unsigned k) const {
+        load_matrices(row, slab + (Shape::row_place() ^ place<f16, DEPTH>(0, k)) + place<f16, DEPTH>(i * 16, 0));
+    }
+};
+
 template <class Shape>
 struct Sums {
     float of[Shape::ROW_MATRICES][Shape::COLUMN_MATRICES][4];
@@ -82,10 +93,13 @@ struct Product {
 
     __device__ void clear() { sums.clear(); }
 
-    // Adds the products of a slab of X and one of W.
-    __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+    // For sums that are made otherwise.
+    __device__ Sums<Shape>& own() { return sums; }
+
+    // Adds the products of a slab of X, as `SlabRows` or likewise, and one of W.
+    template <class Rows>
+    __device__ void add(const Rows& rows, const unsigned char* columns) {
         const unsigned lane = threadIdx.x % 32;
-        const unsigned row_place = Shape::row_place();
         const unsigned column_place =
             place<W, DEPTH>(Shape::warp_column() + lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8);
 #pragma unroll
@@ -101,7 +115,7 @@ struct Product {
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
                 unsigned row[4];
-                load_matrices(row, rows + (row_place ^ place<X, DEPTH>(0, k)) + place<X, DEPTH>(i * 16, 0));
+                rows.load(row, i, k);
 #pragma unroll
                 for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
                     multiply_matrices<X>(sums.of[i][j], row, column[j]);
@@ -130,9 +144,11 @@ struct Product<X, f32, Shape> {
         rest.clear();
     }
 
-    __device__ void add(const unsigned char* rows, const unsigned char* columns) {
+    __device__ Sums<Shape>& own() { return high; }
+
+    template <class Rows>
+    __device__ void add(const Rows& rows, const unsigned char* columns) {
         const unsigned lane = threadIdx.x % 32;
-        const unsigned row_place = Shape::row_place();
         const unsigned column_place = place<f32, DEPTH>(Shape::warp_column() + lane / 4, lane % 4 * 2);
         // Not unrolled: there are registers for the parts of one step.
 #pragma unroll 1
@@ -152,7 +168,7 @@ struct Product<X, f32, Shape> {
 #pragma unroll
             for (unsigned i = 0; i < Shape::ROW_MATRICES; i++) {
                 unsigned row[4];
-                load_matrices(row, rows + (row_place ^ place<X, DEPTH>(0, k)) + place<X, DEPTH>(i * 16, 0));
+                rows.load(row, i, k);
                 // What f16 numbers are besides their high parts.
                 unsigned second[4];
                 if constexpr (IS_F16<X>) {

@@ -4,7 +4,7 @@
 
 #include "attention.cuh"
 #include "mma.cuh"
-#include "whole_rows.cuh"
+#include "matrix_rows.cuh"
 
 // The products of 16 queries and KEYS keys, each a row of WIDTH numbers.
 template <class X, unsigned WIDTH, unsigned KEYS>

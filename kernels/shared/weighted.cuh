@@ -15,7 +15,7 @@
 #include "halves.cuh"
 #include "parts.cuh"
 #include "store_tile.cuh"
-#include "whole_rows.cuh"
+#include "matrix_rows.cuh"
 
 // The four matrices of a 16 x 16 tile of weights, in parts.
 template <class X>

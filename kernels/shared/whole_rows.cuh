@@ -1,40 +1,43 @@
-// Whole rows of a matrix in the block's memory, as tensor cores read them: places as in `slab.cuh`.
+// Whole rows of a tile in the block's memory: tokens with their halo, and queries.
+//
+// Rows follow one another an odd number of 16 bytes apart, so that eight numbers of each of eight rows lie on different
+// banks, whichever eight rows these are. A warp has a row to itself.
 #pragma once
 
-#include "slab.cuh"
+#include "copy.cuh"
 
-// Found anew for every tile: kept over the products, what follows from it would take their registers.
-__device__ inline unsigned thread_anew() {
-    unsigned thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-}
+// Where rows lie in the block's memory, all in bytes.
+struct WholeRows {
+    unsigned char* first;
+    unsigned pitch;
+    // Of a row; zeros follow up to the next.
+    unsigned width;
+};
 
-template <class Unit, class Element, unsigned WIDTH>
-__device__ void copy_rows_by(unsigned char* to, const Matrix<Element>& matrix, unsigned rows) {
-    constexpr unsigned EACH = sizeof(Unit) / sizeof(Element);
-    constexpr unsigned UNITS = WIDTH / EACH;
-    const unsigned thread = thread_anew();
+// Brings in rows 0 to `count`; `at(row)` says where a row is to be had, or nowhere: then it is zeros.
+template <class Unit, class At>
+__device__ void bring_by(const WholeRows& rows, unsigned count, At at) {
+    const unsigned lane = threadIdx.x % 32;
 #pragma unroll 1
-    for (unsigned unit = thread; unit < rows * UNITS; unit += blockDim.x) {
-        const unsigned row = unit / UNITS, number = unit % UNITS * EACH;
-        const bool exists = row < matrix.rows && number < matrix.width;
-        const Element* from = matrix.first + (exists ? row * matrix.stride + number : 0);
-        copy_if(exists, reinterpret_cast<Unit*>(to + place<Element, WIDTH>(row, number)),
-                reinterpret_cast<const Unit*>(from));
+    for (unsigned row = threadIdx.x / 32; row < count; row += blockDim.x / 32) {
+        const unsigned char* from = at(row);
+        unsigned char* to = rows.first + row * rows.pitch;
+        const unsigned width = from != nullptr ? rows.width : 0;
+#pragma unroll 1
+        for (unsigned byte = lane * sizeof(Unit); byte < rows.pitch; byte += 32 * sizeof(Unit)) {
+            copy_if(byte < width, reinterpret_cast<Unit*>(to + byte), reinterpret_cast<const Unit*>(from + byte));
+        }
     }
 }
 
-// Copies `rows` rows, each to a place of WIDTH numbers: zeros where the matrix has none. All threads of the block take part.
-template <class Element, unsigned WIDTH>
-__device__ void copy_rows(unsigned char* to, const Matrix<Element>& matrix, unsigned rows) {
-    if (matrix.unit == 16) {
-        copy_rows_by<uint4, Element, WIDTH>(to, matrix, rows);
-    } else if (matrix.unit == 8) {
-        copy_rows_by<uint2, Element, WIDTH>(to, matrix, rows);
-    } else if (matrix.unit == 4) {
-        copy_rows_by<unsigned, Element, WIDTH>(to, matrix, rows);
-    } else if constexpr (sizeof(Element) == 2) {
-        copy_rows_by<unsigned short, Element, WIDTH>(to, matrix, rows);
+// By units of 16, 4 or 2 bytes: all rows are aligned to it, and whole units.
+template <class At>
+__device__ void bring(unsigned unit, const WholeRows& rows, unsigned count, At at) {
+    if (unit == 16) {
+        bring_by<uint4>(rows, count, at);
+    } else if (unit == 4) {
+        bring_by<unsigned>(rows, count, at);
+    } else {
+        bring_by<unsigned short>(rows, count, at);
     }
 }

@@ -36,6 +36,17 @@ pub(crate) fn light_conv_toeplitz(dtype: DType) -> Option<&'static Module> {
     }
 }
 
+/// Dynamic convolution in one launch, with parameters of the same type or of f32.
+pub(crate) fn dynamic_conv_fused(dtype: DType, parameters: DType) -> &'static Module {
+    match (dtype, parameters) {
+        (DType::F32, _) => module!("dynamic_conv_fused_f32"),
+        (DType::F16, DType::F32) => module!("dynamic_conv_fused_f16_f32"),
+        (DType::F16, _) => module!("dynamic_conv_fused_f16"),
+        (DType::BF16, DType::F32) => module!("dynamic_conv_fused_bf16_f32"),
+        (DType::BF16, _) => module!("dynamic_conv_fused_bf16"),
+    }
+}
+
 /// Dynamic convolution with given logits by multiply-adds.
 pub(crate) fn dynamic_conv(dtype: DType) -> &'static Module {
     match dtype {

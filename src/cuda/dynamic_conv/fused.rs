@@ -1,28 +1,402 @@
-//! Generation, normalisation and convolution in one launch.
+//! The plan of `kernels/dynamic_conv_fused.cu`: generation, normalisation and convolution in one launch.
+
+#[cfg(test)]
+mod tests;
+mod time;
+
+use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::dynamic_conv::DynamicPlaces;
+use crate::cuda::dynamic_conv::fused::time::time_apart;
 use crate::cuda::limits::Limits;
-use crate::cuda::plan::Launch;
-use crate::cuda::traffic::Traffic;
-use crate::problem::DynamicConvProblem;
-use crate::{Result, Sequences};
+use crate::cuda::modules;
+use crate::cuda::plan::{Launch, Place, TileParams, WindowParams, count, unit};
+use crate::cuda::traffic::{SECTOR, Traffic, list, sectors, tiles_of};
+use crate::gpu::{Tiles, listed, window};
+use crate::problem::{Convolution, DynamicConvProblem, Taps};
+use crate::{DType, Normalize, Result, Sequence, Sequences};
+
+/// Warps that keep a multiprocessor's tensor cores busy.
+const WARPS: usize = 8;
+/// Queries and logits of a warp's part of the generating product.
+const PART: usize = 32;
+/// Numbers of a slab of W, and how many stages of some slabs lie in a block's memory.
+const DEPTH: usize = 32;
+const STAGES: usize = 3;
+/// Outputs of a matrix.
+const SIDE: usize = 16;
+/// The longest window: a longer one has a halo as long as a tile that two launches do better with.
+const WIDTH: usize = 65;
+/// Heads narrower than this are cheaper by multiply-adds.
+const HEAD_CHANNELS: usize = 16;
+/// Bytes of a warp's corner, where outputs wait.
+const CORNER: usize = 768;
+/// The most tokens of a tile.
+const STEPS: usize = 128;
+/// Bytes before the tokens.
+const WORK: usize = 128;
+/// Says that no row of tokens is an output's query.
+const NOWHERE: u32 = u32::MAX;
+
+/// The structure `Params` of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x_stride: u64,
+    query_stride: u64,
+    y_stride: u64,
+    tiles: TileParams,
+    window: WindowParams,
+    channels: u32,
+    head_channels: u32,
+    heads: u32,
+    query_channels: u32,
+    normalize: u32,
+    has_bias: u32,
+    has_weight_bias: u32,
+    block_heads: u32,
+    group_heads: u32,
+    own_row: u32,
+    token_pitch: u32,
+    query_pitch: u32,
+    tap_pitch: u32,
+    query_at: u32,
+    taps_at: u32,
+    weight_bias_at: u32,
+    slabs_at: u32,
+    corners_at: u32,
+    slab_rows: u32,
+    stage_slabs: u32,
+    wide_query: u32,
+    banded: u32,
+    x_unit: u32,
+    query_unit: u32,
+    weight_unit: u32,
+    y_unit: u32,
+}
+
+/// A kernel of a module.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name: &'static str,
+    /// Warps that a block may have.
+    warps: &'static [usize],
+    /// Whether a multiprocessor has registers for two blocks of the least.
+    pair: bool,
+}
+
+/// The one for so many products of a band; where W is of 32 bits there is one for any.
+fn entry(conv: &Convolution) -> Entry {
+    if conv.window().width() <= 33 && conv.parameters() != DType::F32 {
+        Entry { name: "dynamic_conv_3", warps: &[WARPS, 2 * WARPS], pair: true }
+    } else {
+        Entry { name: "dynamic_conv_5", warps: &[WARPS], pair: conv.dtype() == DType::F32 }
+    }
+}
+
+/// What generates the taps.
+#[derive(Clone, Copy, Debug)]
+struct Generator {
+    channels: usize,
+    /// Type of a separate query.
+    separate: Option<DType>,
+    has_bias: bool,
+}
+
+impl Generator {
+    fn of(problem: &DynamicConvProblem) -> Option<Self> {
+        match problem.taps() {
+            Taps::Given => None,
+            Taps::Generated { query_channels, query, weight_bias } => {
+                Some(Generator { channels: query_channels, separate: query, has_bias: weight_bias })
+            }
+        }
+    }
+}
+
+/// How a call is divided among blocks, and a block's memory.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    tiles: Tiles,
+    warps: usize,
+    block_heads: usize,
+    group_heads: usize,
+    stage_slabs: usize,
+    /// The row of tokens that is an output's own query, if any is.
+    own_row: Option<usize>,
+    token_pitch: usize,
+    query_pitch: usize,
+    tap_pitch: usize,
+    slab_rows: usize,
+    query_at: usize,
+    taps_at: usize,
+    weight_bias_at: usize,
+    slabs_at: usize,
+    corners_at: usize,
+    bytes: usize,
+}
+
+/// Whether taps are convolved by products of matrices.
+fn banded(conv: &Convolution) -> bool {
+    conv.dtype() != DType::F32 && conv.head_channels() >= HEAD_CHANNELS
+}
+
+/// The unit in which the kernel copies.
+fn copied_by(dtype: DType, channels: usize, places: &[Place]) -> u32 {
+    match unit(dtype, channels, places) {
+        8 => 4,
+        unit => unit,
+    }
+}
+
+/// Bytes from row to row of so many numbers: whole slabs, and an odd number of 16 bytes.
+fn pitch(numbers: usize, dtype: DType) -> usize {
+    ((numbers.next_multiple_of(DEPTH) * dtype.size() / 16) | 1) * 16
+}
+
+impl Shape {
+    /// Tiles of `steps` tokens and `block_heads` heads, `group_heads` of them at a time, for so many warps.
+    fn new(
+        conv: &Convolution,
+        generator: Generator,
+        listed: bool,
+        [steps, warps]: [usize; 2],
+        [block_heads, group_heads, stage_slabs]: [usize; 3],
+    ) -> Result<Self> {
+        let window = window(conv);
+        let (heads, width) = (conv.heads(), window.width());
+        let blocks = heads.div_ceil(block_heads);
+        let tiles = Tiles::of(conv.sequences(), window, listed, [1, steps], blocks)?;
+        let dtype = conv.dtype();
+        let query = generator.separate.unwrap_or(dtype);
+        let own =
+            generator.separate.is_none() && blocks == 1 && window.left().is_multiple_of(window.dilation());
+        // The first channel may not be the first of eight.
+        let channels = if blocks == 1 { conv.channels() } else { block_heads * conv.head_channels() + 7 };
+        let (token_pitch, query_pitch) = (pitch(channels, dtype), pitch(generator.channels, query));
+        let slab_rows = (group_heads * width).next_multiple_of(PART);
+        // Warps read the taps of a band as the one, and threads a row each as the other: see `token_band.cuh` and
+        // `tap_rows.cuh`.
+        let tap_pitch = if banded(conv) { slab_rows + 5 } else { slab_rows + 1 };
+        let query_at = WORK + (steps + width - 1) * token_pitch;
+        let slabs_at = query_at + if own { 0 } else { steps * query_pitch };
+        let weight_bias_at = slabs_at + STAGES * stage_slabs * slab_rows * DEPTH * conv.parameters().size();
+        let corners_at = weight_bias_at + slab_rows * 4;
+        let taps_at = corners_at + if banded(conv) { warps * CORNER } else { 0 };
+        let bytes = taps_at + steps * tap_pitch * 4;
+        let own_row = own.then(|| window.left() / window.dilation());
+        Ok(Shape {
+            tiles,
+            warps,
+            block_heads,
+            group_heads,
+            stage_slabs,
+            own_row,
+            token_pitch,
+            query_pitch,
+            tap_pitch,
+            slab_rows,
+            query_at,
+            taps_at,
+            weight_bias_at,
+            slabs_at,
+            corners_at,
+            bytes,
+        })
+    }
+
+    /// The one that is over soonest, if one fits.
+    fn best(conv: &Convolution, generator: Generator, listed: bool, limits: &Limits) -> Result<Option<Self>> {
+        let (heads, width) = (conv.heads(), conv.window().width());
+        // No tile holds so much, and its bytes could not be counted.
+        let many = |count: usize| count > limits.shared_memory as usize;
+        if width > WIDTH || many(conv.channels()) || many(generator.channels) {
+            return Ok(None);
+        }
+        let longest = conv.sequences().longest().div_ceil(window(conv).dilation());
+        let slabs = generator.channels.div_ceil(DEPTH);
+        let mut best: Option<(f64, Shape)> = None;
+        let mut consider = |sizes, heads| {
+            let shape = Shape::new(conv, generator, listed, sizes, heads)?;
+            let time = shape.time(conv, generator, limits);
+            let fits = shape.bytes <= limits.shared_memory as usize;
+            if fits && best.as_ref().is_none_or(|&(least, _)| time < least) {
+                best = Some((time, shape));
+            }
+            Ok(())
+        };
+        for steps in (SIDE..=STEPS.min(longest.next_multiple_of(SIDE))).step_by(SIDE) {
+            // Tiles of one matrix read all of W for 16 tokens: two launches do better, where there are more tokens.
+            if steps == SIDE && longest > SIDE {
+                continue;
+            }
+            for &warps in entry(conv).warps {
+                let most = warps / steps.div_ceil(PART) * PART / width;
+                for blocks in (0..).map(|i| 1 << i).take_while(|&blocks| most > 0 && blocks <= heads) {
+                    let block_heads = heads.div_ceil(blocks);
+                    let mut groups = block_heads.div_ceil(most);
+                    loop {
+                        let group_heads = block_heads.div_ceil(groups);
+                        for stage_slabs in [1, 2, 4].into_iter().take_while(|&stage| stage < 2 * slabs) {
+                            consider([steps, warps], [block_heads, group_heads, stage_slabs])?;
+                        }
+                        if group_heads == 1 {
+                            break;
+                        }
+                        groups = block_heads.div_ceil(group_heads - 1);
+                    }
+                }
+            }
+        }
+        Ok(best.map(|(_, shape)| shape))
+    }
+
+    /// Whether the kernel can do with it.
+    fn holds(&self, conv: &Convolution, generator: Generator) -> bool {
+        let steps = self.tiles.steps;
+        self.tiles.phases == 1
+            && steps.is_multiple_of(SIDE)
+            && self.group_heads > 0
+            && self.group_heads <= self.block_heads
+            && self.group_heads * conv.window().width() <= self.slab_rows
+            && steps.div_ceil(PART) * (self.slab_rows / PART) <= self.warps
+            && self.stage_slabs > 0
+            && self.tap_pitch >= self.slab_rows
+            && self.tiles.columns * self.block_heads >= conv.heads()
+            && (self.own_row.is_none() || generator.channels == conv.channels())
+            && [self.query_at, self.slabs_at, self.weight_bias_at, self.corners_at, self.taps_at]
+                .into_iter()
+                .all(|at| at.is_multiple_of(16))
+    }
+}
+
+/// How the call is divided, if this form is for such a problem: where a tile fits, unless two launches would be the sooner
+/// over by far. They want scratch memory, and the times are not measured yet.
+fn shape(conv: &Convolution, generator: Generator, listed: bool, limits: &Limits) -> Result<Option<Shape>> {
+    const FAR: f64 = 1.6;
+    let best = Shape::best(conv, generator, listed, limits)?;
+    Ok(best.filter(|shape| shape.time(conv, generator, limits) <= FAR * time_apart(conv, generator, limits)))
+}
 
 /// The launch, if this form is for such a problem: that depends on the problem and the device alone, not on how tensors
 /// lie, since a call's scratch memory depends on it.
 pub(crate) fn plan(
-    _problem: &DynamicConvProblem,
-    _places: &DynamicPlaces,
-    _listed: bool,
-    _limits: &Limits,
+    problem: &DynamicConvProblem,
+    places: &DynamicPlaces,
+    is_listed: bool,
+    limits: &Limits,
 ) -> Result<Option<Launch>> {
-    Ok(None)
+    let conv = problem.convolution();
+    let Some(generator) = Generator::of(problem) else {
+        return Ok(None);
+    };
+    let Some(shape) = shape(conv, generator, is_listed, limits)? else {
+        return Ok(None);
+    };
+    debug_assert!(shape.holds(conv, generator), "{shape:?} for {conv:?}");
+    let (dtype, channels) = (conv.dtype(), conv.channels());
+    let query = generator.separate.unwrap_or(dtype);
+    let read = [places.tokens.x, places.tokens.history];
+    let read = if conv.has_history() { &read[..] } else { &read[..1] };
+    // Heads are written one by one, or those of a block together.
+    let apart = banded(conv) || shape.tiles.columns > 1;
+    let written = if apart { conv.head_channels() } else { channels };
+    let params = Params {
+        x_stride: places.tokens.x.stride as u64,
+        query_stride: places.query.stride as u64,
+        y_stride: places.tokens.y.stride as u64,
+        tiles: TileParams::new(&shape.tiles)?,
+        window: WindowParams::new(conv)?,
+        channels: count("x", channels)?,
+        head_channels: count("x", conv.head_channels())?,
+        heads: count("x", conv.heads())?,
+        query_channels: count("query", generator.channels)?,
+        normalize: match conv.normalize() {
+            Normalize::None => 0,
+            Normalize::Softmax => 1,
+            Normalize::SoftmaxInRange => 2,
+        },
+        has_bias: conv.has_bias().into(),
+        has_weight_bias: generator.has_bias.into(),
+        block_heads: shape.block_heads as u32,
+        group_heads: shape.group_heads as u32,
+        own_row: shape.own_row.map_or(NOWHERE, |row| row as u32),
+        token_pitch: shape.token_pitch as u32,
+        query_pitch: shape.query_pitch as u32,
+        tap_pitch: shape.tap_pitch as u32,
+        query_at: shape.query_at as u32,
+        taps_at: shape.taps_at as u32,
+        weight_bias_at: shape.weight_bias_at as u32,
+        slabs_at: shape.slabs_at as u32,
+        corners_at: shape.corners_at as u32,
+        slab_rows: shape.slab_rows as u32,
+        stage_slabs: shape.stage_slabs as u32,
+        wide_query: (query != dtype).into(),
+        banded: banded(conv).into(),
+        x_unit: copied_by(dtype, channels, read),
+        query_unit: copied_by(query, generator.channels, &[places.query]),
+        weight_unit: copied_by(conv.parameters(), generator.channels, &[places.source]),
+        y_unit: copied_by(dtype, written, &[places.tokens.y]),
+    };
+    count("weight", problem.logits())?;
+    let module = modules::dynamic_conv_fused(dtype, conv.parameters());
+    Launch::new((module, entry(conv).name), shape.tiles.groups(), 32 * shape.warps as u32, &params, limits)?
+        .with_shared(shape.bytes as u64, limits)
+        .map(Some)
 }
 
 /// What the call reads and writes, if this form is for such a problem.
 pub(crate) fn traffic(
-    _problem: &DynamicConvProblem,
-    _sequences: &Sequences,
-    _limits: &Limits,
+    problem: &DynamicConvProblem,
+    sequences: &Sequences,
+    limits: &Limits,
 ) -> Result<Option<Traffic>> {
-    Ok(None)
+    let conv = problem.convolution();
+    let Some(generator) = Generator::of(problem) else {
+        return Ok(None);
+    };
+    let is_listed = listed(sequences.shape()) || sequences.continues();
+    let Some(shape) = shape(conv, generator, is_listed, limits)? else {
+        return Ok(None);
+    };
+    let Shape { tiles, block_heads, group_heads, .. } = shape;
+    let (window, width) = (WindowParams::new(conv)?, conv.window().width());
+    let (size, parameter) = (conv.dtype().size(), conv.parameters().size());
+    let blocks: Vec<_> = (0..conv.heads())
+        .step_by(block_heads)
+        .map(|first| (first, (first + block_heads).min(conv.heads())))
+        .collect();
+    // Of one token's channels, read and written, by all blocks.
+    let (mut read, mut written, mut parameters) = (0, 0, 0);
+    for &(first, end) in &blocks {
+        let [begin, end_channel] = [first, end].map(|head| head * conv.head_channels());
+        read += sectors(begin / 8 * 8 * size, (end_channel - begin / 8 * 8) * size);
+        written += sectors(begin * size, (end_channel - begin) * size);
+        parameters += ((end - first) * width * (generator.channels * parameter).div_ceil(SECTOR)) as u64;
+        if generator.has_bias {
+            for head in (first..end).step_by(group_heads) {
+                let logits = group_heads.min(end - head) * width;
+                let run =
+                    |at: usize| sectors((head * width + at) * parameter, (logits - at).min(32) * parameter);
+                parameters += (0..logits).step_by(32).map(run).sum::<u64>();
+            }
+        }
+    }
+    let query = generator.separate.unwrap_or(conv.dtype());
+    let queries = match shape.own_row {
+        Some(_) => 0,
+        None => (blocks.len() * (generator.channels * query.size()).div_ceil(SECTOR)) as u64,
+    };
+    let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
+    for tile in tiles_of(&tiles, sequences) {
+        let Sequence { length, padding, .. } = tile.sequence;
+        let computed = tile.outputs(&tiles, length);
+        all.written += written * tile.outputs(&tiles, length + padding) as u64;
+        if computed > 0 {
+            all.read += read * tile.tokens(conv, &window, 0, tiles.steps + width - 1) as u64;
+            all.read += queries * computed as u64;
+            all.parameters += parameters;
+        }
+    }
+    Ok(Some(all))
 }

@@ -1,6 +1,8 @@
 //! What only the CUDA room has, on a GPU or on the emulator.
 
 #[cfg(feature = "emulator")]
+mod dynamic_conv;
+#[cfg(feature = "emulator")]
 mod emulator;
 mod failure;
 mod own_buffers;

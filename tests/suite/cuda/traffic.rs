@@ -1,6 +1,6 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
-mod dynamic_conv;
+pub mod dynamic_conv;
 
 use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{

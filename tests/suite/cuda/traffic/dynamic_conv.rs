@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{assert_all_counted, conflicts, profiled_launches};
 use crate::support::{Numbers, config, sequences};
 
-/// Runs a dynamic convolution without biases.
+/// Runs a dynamic convolution without a bias on its outputs.
 fn run_dynamic_conv(
     device: &Device,
     problem: &DynamicConvProblem,
@@ -32,10 +32,15 @@ fn run_dynamic_conv(
             let run = || ops::dynamic_conv_given(&x, &logits, conv.window(), &options).unwrap();
             profiled_launches(device, run)
         }
-        _ => {
-            let shape = [problem.logits(), conv.channels()];
-            let weight = numbers.draw(&shape, conv.parameters(), 0.1).on(device);
+        Taps::Generated { query_channels, query, weight_bias } => {
+            let weight = numbers.draw(&[problem.logits(), query_channels], conv.parameters(), 0.1).on(device);
+            let rows = sequences.shape().tensor(query_channels);
+            let query = query.map(|dtype| numbers.draw(&rows, dtype, 1.0).on(device));
+            let bias =
+                weight_bias.then(|| numbers.draw(&[problem.logits()], conv.parameters(), 0.1).on(device));
             let options = ops::DynamicConvOptions {
+                query: query.as_ref(),
+                weight_bias: bias.as_ref(),
                 normalize,
                 sequences: sequences_of,
                 history: history.as_ref(),
@@ -44,11 +49,12 @@ fn run_dynamic_conv(
             let run = || ops::dynamic_conv(&x, &weight, conv.heads(), conv.window(), &options).unwrap();
             profiled_launches(device, run)
         }
+        other => panic!("{other:?}"),
     }
 }
 
 /// The same, and holds its traffic against the prediction.
-fn dynamic_conv(
+pub fn dynamic_conv(
     device: &Device,
     problem: &DynamicConvProblem,
     sequences: &Sequences,
