@@ -1,5 +1,5 @@
-//! What light convolution and linear layers do on a CUDA device, counted by the emulator: instructions, matrix products,
-//! traffic beside the least that must move, and bank conflicts.
+//! What the operators do on a CUDA device, counted by the emulator: instructions, matrix products, traffic beside the least
+//! that must move, and bank conflicts.
 //!
 //! ```text
 //! cargo run --release --features emulator --example cuda_counts
@@ -13,11 +13,13 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::ProgressBar;
 use lightspan::cuda::LaunchProfile;
-use lightspan::problem::{Convolution, LightConvProblem, LinearProblem};
-use lightspan::{DType, Device, Normalize, Result, Sequences, Tensor, Window, ops};
+use lightspan::problem::{
+    AttentionProblem, Convolution, DynamicConvProblem, LightConvProblem, LinearProblem, SpanKeyProblem,
+};
+use lightspan::{DType, Device, Result, Sequences, Tensor, Window, ops};
 
 #[derive(Parser)]
-#[command(about = "Counts what light convolution and linear layers do on a CUDA device.")]
+#[command(about = "Counts what the operators do on a CUDA device.")]
 struct Args {
     /// Sequences.
     #[arg(long, default_value_t = 2)]
@@ -34,7 +36,13 @@ struct Args {
     /// Taps, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "3,7,15,31,63,127")]
     widths: Vec<usize>,
+    /// Tokens of each sequence for attention, which takes the square of them.
+    #[arg(long, default_value_t = 512)]
+    attention_time: usize,
 }
+
+/// A way to call an operator with so many taps.
+type Count = fn(&Args, usize, DType, &Device) -> Result<[String; 10]>;
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let args = Args::parse();
@@ -54,22 +62,29 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         "conflicts",
     ]);
     let types = [DType::F32, DType::F16, DType::BF16];
-    let bar = ProgressBar::new((types.len() * (args.widths.len() + 1)) as u64);
+    let convolutions: [Count; 3] = [light_conv, dynamic_conv, span_key];
+    let bar = ProgressBar::new((types.len() * (args.widths.len() * convolutions.len() + 3)) as u64);
     for dtype in types {
-        for &width in &args.widths {
-            table.add_row(light_conv(&args, width, dtype, &device)?);
-            bar.inc(1);
+        for convolution in convolutions {
+            for &width in &args.widths {
+                table.add_row(convolution(&args, width, dtype, &device)?);
+                bar.inc(1);
+            }
         }
         table.add_row(linear(&args, dtype, &device)?);
         bar.inc(1);
+        for kind in [ops::AttentionKind::Naive, ops::AttentionKind::Fused] {
+            table.add_row(attention(&args, kind, dtype, &device)?);
+            bar.inc(1);
+        }
     }
     bar.finish_and_clear();
     for column in table.column_iter_mut().skip(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     println!(
-        "{} sequences of {} tokens, {} channels, {} heads",
-        args.batch, args.time, args.channels, args.heads
+        "{} sequences of {} tokens ({} for attention), {} channels, {} heads",
+        args.batch, args.time, args.attention_time, args.channels, args.heads
     );
     println!("{table}");
     println!(
@@ -79,16 +94,46 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A light convolution.
-fn light_conv(args: &Args, width: usize, dtype: DType, device: &Device) -> Result<[String; 10]> {
+/// Tokens, heads and window of a convolution.
+fn convolution(args: &Args, width: usize, dtype: DType) -> Result<Convolution> {
     let sequences = Sequences::batch(args.batch, args.time)?;
-    let conv = Convolution::new(sequences.shape(), args.channels, args.heads, Window::same(width)?, dtype)?;
-    let problem = LightConvProblem::new(conv.with_normalize(Normalize::Softmax));
+    Convolution::new(sequences.shape(), args.channels, args.heads, Window::same(width)?, dtype)
+}
+
+fn light_conv(args: &Args, width: usize, dtype: DType, device: &Device) -> Result<[String; 10]> {
+    let conv = convolution(args, width, dtype)?;
+    let problem = LightConvProblem::new(conv);
     let x = numbers(&[args.batch, args.time, args.channels], dtype, device)?;
     let weight = numbers(&problem.weight_shape(), dtype, device)?;
-    let launch = profiled(device, || ops::light_conv(&x, &weight, conv.window(), &Default::default()))?;
+    let launches = profiled(device, || ops::light_conv(&x, &weight, conv.window(), &Default::default()))?;
     let asked = [problem.flops() / 2, (args.batch * args.time * args.channels) as u64, problem.bytes()];
-    Ok(row("light_conv", dtype, &width.to_string(), &launch, asked))
+    Ok(row("light_conv", dtype, &width.to_string(), &launches, asked))
+}
+
+/// A dynamic convolution with taps generated from x.
+fn dynamic_conv(args: &Args, width: usize, dtype: DType, device: &Device) -> Result<[String; 10]> {
+    let conv = convolution(args, width, dtype)?;
+    let problem = DynamicConvProblem::generated(conv)?;
+    let x = numbers(&[args.batch, args.time, args.channels], dtype, device)?;
+    let weight = numbers(&[problem.logits(), args.channels], dtype, device)?;
+    let call = || ops::dynamic_conv(&x, &weight, args.heads, conv.window(), &Default::default());
+    let launches = profiled(device, call)?;
+    let asked = [problem.flops() / 2, (args.batch * args.time * args.channels) as u64, problem.bytes()];
+    Ok(row("dynamic_conv", dtype, &width.to_string(), &launches, asked))
+}
+
+/// The key of a span convolution, of as many channels as x.
+fn span_key(args: &Args, width: usize, dtype: DType, device: &Device) -> Result<[String; 10]> {
+    let (window, channels) = (Window::same(width)?, args.channels);
+    let sequences = Sequences::batch(args.batch, args.time)?;
+    let problem = SpanKeyProblem::new(sequences.shape(), channels, channels, window, dtype)?;
+    let x = numbers(&[args.batch, args.time, channels], dtype, device)?;
+    let depthwise = numbers(&[channels, width], dtype, device)?;
+    let pointwise = numbers(&[channels, channels], dtype, device)?;
+    let tensors = ops::SpanKeyTensors { x: &x, query: &x, depthwise: &depthwise, pointwise: &pointwise };
+    let launches = profiled(device, || ops::span_key(&tensors, window, &Default::default()))?;
+    let asked = [problem.flops() / 2, (args.batch * args.time * channels) as u64, problem.bytes()];
+    Ok(row("span_key", dtype, &width.to_string(), &launches, asked))
 }
 
 /// A linear layer of as many outputs as inputs.
@@ -97,9 +142,25 @@ fn linear(args: &Args, dtype: DType, device: &Device) -> Result<[String; 10]> {
     let problem = LinearProblem::new(rows, channels, channels, dtype)?;
     let x = numbers(&[rows, channels], dtype, device)?;
     let weight = numbers(&[channels, channels], dtype, device)?;
-    let launch = profiled(device, || ops::linear(&x, &weight, &Default::default()))?;
+    let launches = profiled(device, || ops::linear(&x, &weight, &Default::default()))?;
     let asked = [problem.flops() / 2, (rows * channels) as u64, problem.bytes()];
-    Ok(row("linear", dtype, "", &launch, asked))
+    Ok(row("linear", dtype, "", &launches, asked))
+}
+
+/// Attention over whole sequences.
+fn attention(args: &Args, kind: ops::AttentionKind, dtype: DType, device: &Device) -> Result<[String; 10]> {
+    let (time, channels, heads) = (args.attention_time, args.channels, args.heads);
+    let shape = Sequences::batch(args.batch, time)?.shape();
+    let problem = AttentionProblem::new(shape, shape, heads, channels / heads, dtype)?;
+    let x = numbers(&[args.batch, time, channels], dtype, device)?;
+    let options = ops::AttentionOptions { kind, ..Default::default() };
+    let launches = profiled(device, || ops::attention(&x, &x, &x, heads, &options))?;
+    let asked = [problem.flops() / 2, (args.batch * time * channels) as u64, problem.bytes()];
+    let name = match kind {
+        ops::AttentionKind::Naive => "attention, naive",
+        ops::AttentionKind::Fused => "attention, fused",
+    };
+    Ok(row(name, dtype, "", &launches, asked))
 }
 
 fn numbers(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
@@ -108,31 +169,43 @@ fn numbers(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     Tensor::from_f32(&numbers, shape, dtype, device)
 }
 
-/// What the one launch of a call did.
-fn profiled(device: &Device, call: impl FnOnce() -> Result<Tensor>) -> Result<LaunchProfile> {
+/// What the launches of a call did.
+fn profiled(device: &Device, call: impl FnOnce() -> Result<Tensor>) -> Result<Vec<LaunchProfile>> {
     let gpu = device.cuda_gpu().expect("the emulated device is one of CUDA's");
     gpu.start_profile();
     call()?;
-    Ok(gpu.take_profile().pop().expect("there are tokens, so there is a launch"))
+    Ok(gpu.take_profile())
 }
 
 /// `asked` has multiply-adds, outputs and bytes.
-fn row(operator: &str, dtype: DType, width: &str, launch: &LaunchProfile, asked: [u64; 3]) -> [String; 10] {
+fn row(
+    operator: &str,
+    dtype: DType,
+    width: &str,
+    launches: &[LaunchProfile],
+    asked: [u64; 3],
+) -> [String; 10] {
     let [multiply_adds, outputs, bytes] = asked.map(|count| count as f64);
-    let profile = &launch.profile;
-    let moved = 32 * (profile.global_loads.sectors + profile.global_stores.sectors);
-    let (loads, stores) = (profile.shared_loads, profile.shared_stores);
-    let (conflicts, passes) = (loads.conflicts() + stores.conflicts(), loads.passes + stores.passes);
+    let sum = |count: fn(&LaunchProfile) -> u64| launches.iter().map(count).sum::<u64>() as f64;
+    let moved =
+        32.0 * sum(|launch| launch.profile.global_loads.sectors + launch.profile.global_stores.sectors);
+    let shared = |launch: &LaunchProfile| [launch.profile.shared_loads, launch.profile.shared_stores];
+    let (mut conflicts, mut passes) = (0, 0);
+    for traffic in launches.iter().flat_map(shared) {
+        conflicts += traffic.conflicts();
+        passes += traffic.passes;
+    }
+    let each = |name: fn(&LaunchProfile) -> String| launches.iter().map(name).collect::<Vec<_>>().join(", ");
     [
         operator.to_owned(),
         dtype.to_string(),
         width.to_owned(),
-        format!("{} {}", launch.module, launch.entry),
-        launch.grid.to_string(),
-        format!("{:.1}", profile.total().threads as f64 / outputs),
-        format!("{:.2}", profile.matrix_multiply_adds as f64 / multiply_adds),
-        format!("{:.1} MB", moved as f64 / 1e6),
-        format!("{:.3}", moved as f64 / bytes),
-        format!("{:.1} %", 100.0 * conflicts as f64 / passes as f64),
+        each(|launch| format!("{} {}", launch.module, launch.entry)),
+        each(|launch| launch.grid.to_string()),
+        format!("{:.1}", sum(|launch| launch.profile.total().threads) / outputs),
+        format!("{:.2}", sum(|launch| launch.profile.matrix_multiply_adds) / multiply_adds),
+        format!("{:.1} MB", moved / 1e6),
+        format!("{:.3}", moved / bytes),
+        format!("{:.1} %", 100.0 * conflicts as f64 / passes.max(1) as f64),
     ]
 }

@@ -1,4 +1,4 @@
-//! Which devices are there? Lists all that this build and this machine have, and how to open each:
+//! Which devices are there? Lists all that this build and this machine have, how to open each, and which is the best:
 //!
 //! ```text
 //! cargo run --all-features --example devices
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             "cuda-emulated: {device}\n  Device::cuda_emulated(), to test kernels for NVIDIA GPUs without one"
         );
     }
+    println!("Device::best() is {}", Device::best());
     match args.require {
         Some(backend) if !found.contains(&backend) => {
             eprintln!("devices: there is none of {backend}{}", reason(backend));

@@ -90,10 +90,11 @@ impl Device {
         Device { room: Room::Cpu(Arc::default()) }
     }
 
-    /// The fastest device of this machine that this build knows and that has every operator: by wgpu, or else the
-    /// processor. CUDA, which has only some of them yet, is opened by name.
+    /// The fastest device of this machine that this build knows: an NVIDIA GPU by CUDA, or else a GPU by wgpu (not a
+    /// software adapter), or else the processor. To see why a GPU was not taken, [open](Device::open) it.
     pub fn best() -> Self {
-        Device::open(Backend::Wgpu).unwrap_or_else(|_| Device::cpu())
+        let gpu = [Backend::Cuda, Backend::Wgpu].into_iter().find_map(|backend| Device::open(backend).ok());
+        gpu.unwrap_or_else(Device::cpu)
     }
 
     /// A device of the given kind.

@@ -26,9 +26,6 @@ fn measure_attention(
     kind: ops::AttentionKind,
     mask: Mask,
 ) -> Result<()> {
-    if group.lacks(&line) {
-        return Ok(());
-    }
     let (shape, heads) = (size.sequences()?.shape(), size.heads);
     let problem = AttentionProblem::new(shape, shape, heads, size.channels / heads, dtype)?.with_mask(mask);
     let options = ops::AttentionOptions { kind, mask, ..Default::default() };
@@ -51,6 +48,20 @@ fn measure_attention(
             let (queries, keys) = (&sequences, &sequences);
             let args = AttentionArgs { queries, keys, q: rows(q), k: rows(k), v: rows(v), y: rows(y) };
             operator.bind(args, scratch)
+        });
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        use crate::cuda::{Scratch, measure, rows, rows_mut};
+        use lightspan::cuda::{Attention, AttentionArgs, DeviceSequences};
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
+        let operator = Attention::new(gpu, problem, kind);
+        let len = operator.as_ref().map_or(0, |operator| operator.scratch_len(&sequences));
+        let mut scratch = Scratch::new(&device, len);
+        return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [q, k, v, y]| {
+            let (queries, keys) = (&sequences, &sequences);
+            let args = AttentionArgs { queries, keys, q: rows(q), k: rows(k), v: rows(v), y: rows_mut(y) };
+            operator.launch(args, scratch.get()?)
         });
     }
     measure(group, line, problem.bytes(), make, |[q, k, v, y]| {

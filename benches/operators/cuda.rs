@@ -1,7 +1,7 @@
 //! The same on a CUDA device: operators prepared once, launched into its stream, and timed by its own clock.
 
-use lightspan::cuda::{Elements, Gpu, Rows, RowsMut};
-use lightspan::{Error, Result, Tensor};
+use lightspan::cuda::{Elements, ElementsMut, Gpu, Rows, RowsMut};
+use lightspan::{DType, Device, Error, Result, Tensor};
 
 use crate::events::{Copy, Stopwatch};
 use crate::support::{Group, Line, left_out, rotate};
@@ -14,7 +14,7 @@ pub(crate) fn measure<O, T>(
     (line, bytes): (Line, u64),
     prepared: Result<O>,
     make: impl Fn() -> Result<T>,
-    launch: impl Fn(&O, &mut T) -> Result<()>,
+    mut launch: impl FnMut(&O, &mut T) -> Result<()>,
 ) -> Result<()> {
     match prepared {
         Ok(operator) => time(group, gpu, (line, bytes), make, |buffers| launch(&operator, buffers)),
@@ -22,6 +22,32 @@ pub(crate) fn measure<O, T>(
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// Scratch memory, made at the first call. All calls share it, as in use: the device runs them one after another.
+pub(crate) struct Scratch {
+    device: Device,
+    len: u64,
+    made: Option<Tensor>,
+}
+
+impl Scratch {
+    /// So many numbers of f32.
+    pub(crate) fn new(device: &Device, len: u64) -> Self {
+        Scratch { device: device.clone(), len, made: None }
+    }
+
+    /// The numbers, where there are any.
+    pub(crate) fn get(&mut self) -> Result<Option<ElementsMut<'_>>> {
+        if self.len == 0 {
+            return Ok(None);
+        }
+        let made = match self.made.take() {
+            Some(made) => made,
+            None => Tensor::zeros(&[self.len as usize], DType::F32, &self.device)?,
+        };
+        Ok(self.made.insert(made).cuda_mut())
+    }
 }
 
 /// The floor: a copy of so many bytes on the device.

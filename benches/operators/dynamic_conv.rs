@@ -59,9 +59,6 @@ pub(crate) fn by_width(criterion: &mut Criterion, device: &Device) -> Result<()>
 }
 
 fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, dtype: DType) -> Result<()> {
-    if group.lacks(&line) {
-        return Ok(());
-    }
     let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
     let device = group.device().clone();
     let weight = tensor(&[problem.logits(), size.channels], dtype, &device)?;
@@ -95,6 +92,27 @@ fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, 
             },
         );
     }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        use crate::cuda::{Scratch, elements, measure, rows, rows_mut};
+        use lightspan::cuda::{DeviceSequences, DynamicConv, DynamicConvArgs, TapArgs};
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
+        let operator = DynamicConv::new(gpu, problem);
+        let len = operator.as_ref().map_or(0, DynamicConv::scratch_len);
+        let mut scratch = Scratch::new(&device, len);
+        return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y]| {
+            let weight = elements(&weight);
+            let args = DynamicConvArgs {
+                sequences: &sequences,
+                x: rows(x),
+                taps: TapArgs::Generated { weight, weight_bias: None, query: None },
+                bias: None,
+                history: None,
+                y: rows_mut(y),
+            };
+            operator.launch(args, scratch.get()?)
+        });
+    }
     measure(group, line, problem.bytes(), make, |[x, y]| {
         ops::dynamic_conv_into(y, x, &weight, size.heads, window, &Default::default())
     });
@@ -124,7 +142,8 @@ fn measure_product(group: &mut Group<'_>, line: Line, size: Size, width: usize, 
     Ok(())
 }
 
-/// What people write without the operator: on the CPU, see [`Unfused`].
+/// The operator in pieces: on the CPU, see [`Unfused`]; by CUDA the generating product into memory, and from there the
+/// convolution with logits that are given.
 fn measure_unfused(
     group: &mut Group<'_>,
     line: Line,
@@ -132,13 +151,62 @@ fn measure_unfused(
     window: Window,
     dtype: DType,
 ) -> Result<()> {
+    let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = group.device().clone().cuda_gpu() {
+        return measure_pieces(group, gpu, line, size, problem);
+    }
     if !group.has_unfused() {
         return Ok(());
     }
-    let problem = DynamicConvProblem::generated(size.convolution(window, dtype)?)?;
     let weight = noise(problem.logits() * CHANNELS);
     let mut unfused = Unfused::new(Shape::new(size.time, window));
     let make = || Ok([noise(TOKENS * CHANNELS), noise(TOKENS * CHANNELS)]);
     measure(group, line, problem.bytes(), make, |[x, y]| unfused.dynamic_conv(x, &weight, y));
     Ok(())
+}
+
+/// The generating product, and the convolution with its logits.
+#[cfg(feature = "cuda")]
+fn measure_pieces(
+    group: &mut Group<'_>,
+    gpu: &lightspan::cuda::Gpu,
+    line: Line,
+    size: Size,
+    fused: DynamicConvProblem,
+) -> Result<()> {
+    use crate::cuda::{elements, measure, rows, rows_mut};
+    use lightspan::cuda::{DeviceSequences, DynamicConv, DynamicConvArgs, Linear, LinearArgs, TapArgs};
+    let (conv, device) = (*fused.convolution(), group.device().clone());
+    let dtype = conv.dtype();
+    let product = LinearProblem::new(size.all(), size.channels, fused.logits(), dtype)?;
+    let weight = tensor(&[fused.logits(), size.channels], dtype, &device)?;
+    let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
+    let operators = Linear::new(gpu, product)
+        .and_then(|product| Ok((product, DynamicConv::new(gpu, DynamicConvProblem::given(conv)?)?)));
+    let logits = [size.batch, size.time, fused.logits()];
+    let make = || -> Result<[Tensor; 3]> {
+        Ok([
+            size.tokens(dtype, &device)?,
+            Tensor::zeros(&logits, dtype, &device)?,
+            size.tokens(dtype, &device)?,
+        ])
+    };
+    measure(group, gpu, (line, fused.bytes()), operators, make, |(product, convolve), [x, logits, y]| {
+        product.launch(LinearArgs {
+            x: rows(x),
+            weight: elements(&weight),
+            bias: None,
+            y: rows_mut(logits),
+        })?;
+        let args = DynamicConvArgs {
+            sequences: &sequences,
+            x: rows(x),
+            taps: TapArgs::Given { logits: rows(logits) },
+            bias: None,
+            history: None,
+            y: rows_mut(y),
+        };
+        convolve.launch(args, None)
+    })
 }

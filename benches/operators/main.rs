@@ -9,9 +9,10 @@
 //!
 //! That is the CPU. `LIGHTSPAN_BENCH_DEVICE=wgpu cargo bench --features wgpu` measures a GPU, in groups of the same names
 //! with `_wgpu` behind them; any other value is the name of an adapter of wgpu, and a software adapter is used only by its
-//! name. `LIGHTSPAN_BENCH_DEVICE=cuda` with the feature `cuda` measures an NVIDIA GPU, what CUDA has kernels for. On GPUs
-//! the unfused compositions are left out, calls are prepared and bound before they are timed, and times are the device's
-//! own where it has a clock. Nothing is measured on the emulator, which is no model of time.
+//! name. `LIGHTSPAN_BENCH_DEVICE=cuda` with the feature `cuda` measures an NVIDIA GPU, at sizes that fill one as well. On GPUs
+//! calls are prepared and bound before they are timed, and times are the device's own where it has a clock. Unfused is then
+//! only dynamic_conv, by CUDA: its generating product into memory, and the convolution with logits from there; for the
+//! others see `benches/pytorch.py`. Nothing is measured on the emulator, which is no model of time.
 //!
 //! Throughput is the bytes that the operator must move at least ([`lightspan::problem`]) over the time it took, for the
 //! unfused compositions too: so within a group GB/s compare as speeds do, and against `copy` they say how far the

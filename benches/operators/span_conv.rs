@@ -18,9 +18,6 @@ fn problem(size: Size, window: Window, dtype: DType) -> Result<SpanConvProblem> 
 
 fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType) -> Result<()> {
     let line = Line::new("span_conv", size.time);
-    if group.lacks(&line) {
-        return Ok(());
-    }
     let Size { channels, heads, .. } = size;
     let device = group.device().clone();
     let depthwise = tensor(&[channels, WIDTH], dtype, &device)?;
@@ -66,6 +63,34 @@ fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType
                 operator.bind(args, scratch)
             },
         );
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        use crate::cuda::{Scratch, elements, measure, rows, rows_mut};
+        use lightspan::cuda::{DeviceSequences, SpanConv, SpanConvArgs};
+        let sequences = DeviceSequences::new(gpu, &size.sequences()?)?;
+        let operator = SpanConv::new(gpu, problem);
+        let lengths = operator.as_ref().map_or([0; 2], SpanConv::scratch_len);
+        let mut scratch = lengths.map(|len| Scratch::new(&device, len));
+        return measure(group, gpu, (line, bytes), operator, make, |operator, [x, query, value, y]| {
+            let args = SpanConvArgs {
+                sequences: &sequences,
+                x: rows(x),
+                query: rows(query),
+                value: rows(value),
+                depthwise: elements(&depthwise),
+                pointwise: elements(&pointwise),
+                key_bias: None,
+                weight: elements(&weight),
+                weight_bias: None,
+                bias: None,
+                history: None,
+                value_history: None,
+                y: rows_mut(y),
+            };
+            let [key, logits] = &mut scratch;
+            operator.launch(args, [key.get()?, logits.get()?])
+        });
     }
     measure(group, line, bytes, make, |[x, query, value, y]| {
         let tensors = ops::SpanConvTensors {

@@ -121,15 +121,6 @@ impl<'a> Group<'a> {
         self.device.backend() == Backend::Cpu
     }
 
-    /// Whether the device has no kernels for an operator in this version; if so, says that it is left out.
-    pub(crate) fn lacks(&self, line: &Line) -> bool {
-        let lacks = self.device.backend() == Backend::Cuda;
-        if lacks {
-            left_out(line, "it has no CUDA kernels in this version");
-        }
-        lacks
-    }
-
     pub(crate) fn finish(self) {
         self.lines.finish();
         let Group { name, device, figures, .. } = self;

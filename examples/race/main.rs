@@ -12,8 +12,7 @@
 //! dynamic_conv and span_conv is part of the operator and so of its time; the projections that make q, k and v are not
 //! part of any. On a GPU calls go out one after another and the last is waited for: what the host does for a call
 //! counts where it takes longer than the device. On CUDA calls rotate among tokens that are more than a cache holds.
-//! Elsewhere inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory. What
-//! CUDA has no kernels for yet is left out there, with a note.
+//! Elsewhere inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory.
 
 mod args;
 mod check;
@@ -120,7 +119,7 @@ fn measure(plan: &Plan, machine: &Machine, timer: &Timer) -> lightspan::Result<V
 }
 
 /// Times one operator at one length, on one track after another, and checks what it wrote last. One that needs more
-/// than the device has, or that the device has no kernels for, does not run.
+/// than the device has does not run.
 fn enter(
     operator: Operator,
     tracks: &[Track<'_>],
@@ -138,7 +137,6 @@ fn enter(
     let seconds = match timing {
         Ok(timing) => timing.median(),
         Err(error @ (Fault::Limit { .. } | Fault::OutOfMemory { .. })) => return Ok(Err(error.to_string())),
-        Err(Fault::Unavailable { reason, .. }) => return Ok(Err(reason)),
         Err(error) => return Err(error),
     };
     let floor = machine.floor(problem.flops(), problem.bytes());

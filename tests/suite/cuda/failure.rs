@@ -16,3 +16,11 @@ fn a_device_that_is_not_there() {
         }
     }
 }
+
+/// CUDA before wgpu, and either before the processor.
+#[test]
+fn the_best_device_is_by_cuda_where_there_is_one() {
+    let there = |backend: &Backend| Device::open(*backend).is_ok();
+    let expected = [Backend::Cuda, Backend::Wgpu, Backend::Cpu].into_iter().find(there);
+    assert_eq!(Some(Device::best().backend()), expected);
+}
