@@ -60,35 +60,16 @@ fn every_fixture_passes() {
     assert_eq!(counts, [12, 11, 5, 5]);
     assert_eq!(fixtures.len(), 33);
     // Three types; convolutions with 16 bits come once more, with f32 parameters; attention comes in two forms.
-    for (place, expected) in [(Place::Reference, 33), (cpu(), (12 + 11 + 5) * 5 + 5 * 2 * 3)] {
+    // (wgpu has a run of the example.)
+    let devices = devices().into_iter().filter(|device| device.backend() != Backend::Wgpu);
+    let places = devices.map(|device| (Place::Device(device), (12 + 11 + 5) * 5 + 5 * 2 * 3));
+    for (place, expected) in places.chain([(Place::Reference, 33)]) {
         let outcomes: Vec<Outcome> =
             fixtures.iter().flat_map(|fixture| check::check(fixture, &place, &DType::ALL, false)).collect();
         for outcome in &outcomes {
             assert!(passed(outcome), "{} {place} {}: {:?}", outcome.case, outcome.types, outcome.result);
         }
         assert_eq!(outcomes.len(), expected, "{place}");
-    }
-}
-
-/// CUDA has some of the operators: those have to be right, and the others have to say that they are missing.
-#[test]
-fn every_fixture_that_cuda_has_kernels_for_passes() {
-    let cuda = |device: &Device| matches!(device.backend(), Backend::Cuda | Backend::CudaEmulated);
-    let Some(device) = devices().into_iter().find(cuda) else {
-        eprintln!("SKIPPED: this test is of the CUDA room only");
-        return;
-    };
-    let place = Place::Device(device.clone());
-    assert_eq!(place.to_string(), device.backend().to_string());
-    for fixture in fixtures() {
-        let expected = match fixture.text("op").unwrap() {
-            "light_conv" | "dynamic_conv" | "span_conv" | "attention" => Verdict::Passed,
-            _ => Verdict::Skipped,
-        };
-        for outcome in check::check(&fixture, &place, &DType::ALL, false) {
-            let Outcome { case, types, result } = &outcome;
-            assert_eq!(outcome.verdict(), expected, "{case} {place} {types}: {result:?}");
-        }
     }
 }
 
