@@ -34,15 +34,11 @@
 #include "shared/ring.cuh"
 #include "shared/taps.cuh"
 #include "shared/token_band.cuh"
+#include "shared/corner.cuh"
 
 // Threads of a block, and blocks that a multiprocessor is to have registers for.
 constexpr unsigned THREADS = 128;
 __device__ constexpr unsigned blocks(unsigned products) { return products > 5 ? 2 : products > 3 ? 3 : 4; }
-
-// Channels that leave together, and bytes from row to row of the corner where they wait: not a power of two, so that
-// neither those who write them nor those who read them meet a bank twice.
-constexpr unsigned TOGETHER = 2 * GROUP;
-constexpr unsigned OUTPUT_PITCH = 48;
 
 // The numbers of a call, in this order; the plan fills them.
 //   width is at most 16 products - 15, and head_channels at least 16.
@@ -50,7 +46,7 @@ constexpr unsigned OUTPUT_PITCH = 48;
 //   rows is `steps` and 16 (products - 1) more.
 //   logit_pitch is at least width, and 5 more than a multiple of 8.
 //   load_unit and store_unit divide the bytes of a head's channels, of 8 at most.
-//   The block's memory has rows * (groups | 1) * 16 bytes, and for each warp 16 * (logit_pitch * 4 + OUTPUT_PITCH).
+//   The block's memory has rows * (groups | 1) * 16 bytes, and for each warp 16 * logit_pitch * 4 + CORNER_BYTES.
 struct Params {
     // Elements from one token to the next.
     unsigned long long x_stride;
@@ -124,39 +120,6 @@ __device__ void stage_logits(const void* logits, const Params& params, const Str
     }
 }
 
-// Stores up to 16 channels of 16 outputs, from output `output` on and channel `channel`.
-template <class Unit, class X>
-__device__ void store_outputs_by(X* y, const Params& params, const Stretch& stretch, const unsigned char* outputs,
-                                 unsigned output, unsigned channel, unsigned count) {
-    constexpr unsigned EACH = sizeof(Unit) / sizeof(X);
-    const unsigned long long first = stretch.tile.sequence.first + unsigned(stretch.tile.start);
-#pragma unroll 1
-    for (unsigned i = threadIdx.x % WARP; i < SIDE * (TOGETHER / EACH); i += WARP) {
-        const unsigned row = i % SIDE, unit = i / SIDE;
-        if (output + row < stretch.outputs && unit * EACH < count) {
-            // Zero in the padding.
-            Unit outputs_of = Unit();
-            if (output + row < stretch.computed) {
-                outputs_of = reinterpret_cast<const Unit*>(outputs + row * OUTPUT_PITCH)[unit];
-            }
-            const unsigned long long token = first + (output + row) * static_cast<unsigned long long>(params.window.dilation);
-            *reinterpret_cast<Unit*>(y + token * params.y_stride + channel + unit * EACH) = outputs_of;
-        }
-    }
-}
-
-template <class X>
-__device__ void store_outputs(X* y, const Params& params, const Stretch& stretch, const unsigned char* outputs,
-                              unsigned output, unsigned channel, unsigned count) {
-    if (params.store_unit == 16) {
-        store_outputs_by<uint4>(y, params, stretch, outputs, output, channel, count);
-    } else if (params.store_unit == 4) {
-        store_outputs_by<unsigned>(y, params, stretch, outputs, output, channel, count);
-    } else {
-        store_outputs_by<unsigned short>(y, params, stretch, outputs, output, channel, count);
-    }
-}
-
 template <class X, unsigned PRODUCTS>
 __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, const X* history, const uint4* sequences,
                              X* y, const Params& params) {
@@ -189,13 +152,14 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
     }
 
     const unsigned warp = threadIdx.x / WARP, warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
-    unsigned char* const own = ring.memory + ring.rows * ring.pitch + warp * (SIDE * (params.logit_pitch * 4 + OUTPUT_PITCH));
-    const Corner corner = {reinterpret_cast<float*>(own + SIDE * OUTPUT_PITCH), own};
+    unsigned char* const own = ring.memory + ring.rows * ring.pitch + warp * (SIDE * params.logit_pitch * 4 + CORNER_BYTES);
+    const Corner corner = {reinterpret_cast<float*>(own + CORNER_BYTES), own};
     const Logits of_head = {corner.logits, params.logit_pitch, window.width, params.normalize};
     const Parameters<X> biases = {bias, params.wide};
     const unsigned first_head = stretch.first_group / stretch.groups_each;
     const unsigned heads = (stretch.first_group + stretch.groups - 1) / stretch.groups_each + 1 - first_head;
     const unsigned units = (stretch.outputs + SIDE - 1) / SIDE * heads;
+    const unsigned long long first_token = stretch.tile.sequence.first + unsigned(stretch.tile.start);
 
     bool waiting = true;
 #pragma unroll 1
@@ -233,9 +197,10 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
         const unsigned first_channel = channels[begin].first;
         const unsigned end_channel = channels[end - 1].first + channels[end - 1].count;
         const unsigned char* rows = ring.memory + output * ring.pitch + begin * unsigned(sizeof(uint4));
-        unsigned char* const to = corner.outputs + lane / 4 * OUTPUT_PITCH + lane % 4 * 4;
+        unsigned char* const to = corner.outputs + lane / 4 * CORNER_PITCH + lane % 4 * 4;
 #pragma unroll 1
-        for (unsigned channel = first_channel; channel < end_channel; channel += TOGETHER) {
+        for (unsigned channel = first_channel; channel < end_channel; channel += CORNER_CHANNELS) {
+            float2 values[2][2] = {};
             if (computes) {
                 // Where there is no second group, the first comes twice.
                 const unsigned second = channel + GROUP < end_channel ? unsigned(sizeof(uint4)) : 0;
@@ -250,22 +215,31 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
                         starts[group] = make_float2(bias_of(n), bias_of(n + 1));
                     }
                 }
-                float2 values[2][2];
                 band.convolve_two(values, of_head, starts, [&](unsigned row, unsigned group) {
                     return rows + (row * ring.pitch + group * second);
                 });
                 rows += 2 * sizeof(uint4);
+            }
+#pragma unroll
+            for (unsigned half = 0; half < 2; half++) {
+                const bool is_token = output + lane / 4 + 8 * half < stretch.computed;
 #pragma unroll
                 for (unsigned group = 0; group < 2; group++) {
-#pragma unroll
-                    for (unsigned half = 0; half < 2; half++) {
-                        *reinterpret_cast<typename Pair<X>::Word*>(to + 8 * half * OUTPUT_PITCH + group * sizeof(uint4)) =
-                            Pair<X>::rounded(values[group][half]);
-                    }
+                    // Zero in the padding.
+                    const float2 value = is_token ? values[group][half] : make_float2(0.0f, 0.0f);
+                    *reinterpret_cast<typename Pair<X>::Word*>(to + 8 * half * CORNER_PITCH + group * sizeof(uint4)) =
+                        Pair<X>::rounded(value);
                 }
-                __syncwarp();
             }
-            store_outputs(y, params, stretch, corner.outputs, output, channel, end_channel - channel);
+            __syncwarp();
+            store_corner<X>(params.store_unit, corner.outputs, 0, min(end_channel - channel, CORNER_CHANNELS),
+                            [&](unsigned row) -> X* {
+                                if (output + row >= stretch.outputs) {
+                                    return nullptr;
+                                }
+                                const unsigned long long step = params.window.dilation * params.y_stride;
+                                return y + first_token * params.y_stride + (output + row) * step + channel;
+                            });
             __syncwarp();
         }
     }
