@@ -13,7 +13,8 @@
 // for f16, four for bf16, where attention that rounds its weights takes two. What a query does not see is left out of the
 // softmax by selection. The values of keys that no query of a block sees are zero. Where one that some see and some do not
 // is infinite or NaN, a sum is no number; then the block walks again, without such values, and twice more to see whom they
-// concern: those who see such a key with a score that is not -infinity, however small the weight. Sums of values near the end of bf16's range may overflow before they are divided by the total.
+// concern: those who see such a key with a score that is not -infinity, however small the weight. Sums of values near the
+// end of bf16's range may overflow before they are divided by the total.
 //
 // There is an entry for heads of up to 64, 128 and 256 channels; fewer are filled up with zeros. Keys of a tile are as many
 // as registers allow: 48, 32 and 16. The block's memory is 24.7, 32.9 and 32.9 KB; registers let a multiprocessor have two
