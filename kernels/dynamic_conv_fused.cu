@@ -27,8 +27,9 @@
 // bytes, so that eight rows lie on different banks:
 //   tokens S + K - 1 rows of C numbers; queries S rows of Cq, if they are not among those; W 3 G N 32 numbers; N biases and
 //   S (N + 5) logits in f32; 768 bytes for each warp.
-// No bank is met twice by reads, nor by writes but where warps leave their logits: two lanes meet there, in 1 to 5 % of all
-// passes, since rows lie as bands want to read them.
+// With bands, and heads of whole eighths of channels, no bank is met twice by reads, nor by writes but where warps leave
+// their logits: two lanes meet there, in 1 to 5 % of all passes, since rows lie as bands want to read them. By multiply-adds a
+// sixth of the writes and, of narrow heads, up to a fifth of the reads and half of the writes meet one.
 //
 // Traffic, in sectors of 32 bytes, where rows begin on one: a tile reads S + K - 1 tokens and writes S; W once a tile.
 //
@@ -288,8 +289,8 @@ __device__ void dynamic_conv(const X* x, const P* weight, const P* weight_bias, 
         dynamic_conv<TOKEN, PARAMETER, PRODUCTS>(x, weight, weight_bias, query, bias, history, sequences, y, params);  \
     }
 
-// By the number of products of a band: K up to 33 and up to 65. W in f32 takes so many registers that a multiprocessor holds
-// one block anyway.
+// By the number of products of a band: K up to 33 and up to 65. W in f32 beside tokens of 16 bits takes so many registers that
+// a multiprocessor holds one block anyway, and f32 has no bands.
 #ifndef WIDE
 ENTRY(dynamic_conv_3, 3, THREADS)
 #endif

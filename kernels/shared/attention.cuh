@@ -106,6 +106,7 @@ __device__ inline Reach reach_of(const Attention& attention, const Work& work, i
         return Reach{0, 0, 0, 0};
     }
     const Seen first = seen_by(attention, work, row);
-    const Seen last = seen_by(attention, work, row + rows - 1);
+    // No further than there are queries, where positions can be counted.
+    const Seen last = seen_by(attention, work, min(row + rows, work.queries) - 1);
     return Reach{first.begin, last.end, last.begin, first.end};
 }

@@ -13,9 +13,13 @@ constexpr unsigned CORNER_BYTES = 16 * CORNER_PITCH;
 template <class Unit, class X, class At>
 __device__ void store_corner_by(const unsigned char* corner, unsigned begin, unsigned end, At at) {
     constexpr unsigned EACH = sizeof(Unit) / sizeof(X);
+    constexpr unsigned UNITS = CORNER_CHANNELS / EACH;
 #pragma unroll 1
-    for (unsigned i = threadIdx.x % 32; i < 16 * (CORNER_CHANNELS / EACH); i += 32) {
-        const unsigned row = i % 16, channel = i / 16 * EACH;
+    for (unsigned i = threadIdx.x % 32; i < 16 * UNITS; i += 32) {
+        // The two halves of a row lie 16 bytes apart: of eight rows, either are on different banks. Narrower units go side by
+        // side, so that they are whole sectors together.
+        const unsigned row = UNITS == 2 ? i % 16 : i / UNITS, unit = UNITS == 2 ? i / 16 : i % UNITS;
+        const unsigned channel = unit * EACH;
         X* to = at(row);
         if (to != nullptr && channel >= begin && channel < end) {
             *reinterpret_cast<Unit*>(to + channel) =

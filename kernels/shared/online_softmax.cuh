@@ -35,7 +35,8 @@ struct Softmax {
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, lanes));
         }
         const float before = base;
-        base = fmaxf(before, largest - raise);
+        // Rounded up: the largest weight is never raised by more.
+        base = fmaxf(before, __fsub_ru(largest, raise));
         // Where all scores so far are -infinity, weights are zero.
         const float from = base == -infinity() ? 0.0f : base;
         const float factor = exp2_of(before - from);

@@ -8,7 +8,8 @@
 //
 // A product multiplies what a query does not see by zero, and zero times a value that is infinite or NaN is NaN. So where a
 // sum is no number, the block makes its sums again from values without such numbers, and then sees which outputs have one
-// in sight: as sums of ones where the value is +infinity or NaN, and once more for -infinity.
+// in sight: as sums of ones where the value is +infinity or NaN, and once more for -infinity. In sight is what a query sees,
+// however small its weight; where scores are at hand, but for a score of -infinity.
 #pragma once
 
 #include "attention.cuh"

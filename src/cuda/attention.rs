@@ -234,6 +234,8 @@ impl Params {
             Layout::Packed => 0,
         };
         let scale = (f64::from(problem.scale()) * std::f64::consts::LOG2_E) as f32;
+        // Finite: a score of zero stays so.
+        let scale = scale.clamp(-f32::MAX, f32::MAX);
         // A unit is of one head.
         let unit = |place: Place| unit(dtype, d, &[place]);
         count("q", problem.channels())?;

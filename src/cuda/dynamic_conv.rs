@@ -13,6 +13,7 @@ use crate::gpu::listed;
 use crate::problem::{DynamicConvProblem, Taps};
 use crate::{Error, Result, Sequences};
 
+pub(crate) use fused::{Fused, fused};
 pub(crate) use plan::{DynamicPlaces, Plan, plan, scratch_len};
 
 /// Dynamic convolution, prepared: see [`DynamicConvProblem`].
@@ -20,7 +21,8 @@ pub(crate) use plan::{DynamicPlaces, Plan, plan, scratch_len};
 pub struct DynamicConv {
     gpu: Gpu,
     problem: DynamicConvProblem,
-    scratch_len: u64,
+    /// Where the logits stay on the chip.
+    fused: Option<Fused>,
 }
 
 /// What [`DynamicConv::launch`] reads and writes.
@@ -68,11 +70,11 @@ impl DynamicConv {
     pub fn new(gpu: &Gpu, problem: DynamicConvProblem) -> Result<Self> {
         let places = DynamicPlaces::contiguous(&problem);
         let listed = listed(problem.convolution().sequences());
-        for launch in plan(&problem, &places, listed, gpu.limits())?.launches() {
+        let fused = fused(&problem, gpu.limits());
+        for launch in plan(&problem, fused.as_ref(), &places, listed, gpu.limits())?.launches() {
             gpu.kernel(launch)?;
         }
-        let scratch_len = scratch_len(&problem, gpu.limits())?;
-        Ok(DynamicConv { gpu: gpu.clone(), problem, scratch_len })
+        Ok(DynamicConv { gpu: gpu.clone(), problem, fused })
     }
 
     /// The problem it was made for.
@@ -82,11 +84,11 @@ impl DynamicConv {
 
     /// Numbers of scratch memory, in f32, that a call needs: none where the logits stay on the chip.
     pub fn scratch_len(&self) -> u64 {
-        self.scratch_len
+        scratch_len(&self.problem, self.fused.as_ref())
     }
 
     /// What a call reads and writes, as its plan predicts it: tokens that lie without gaps, and begin on a sector, as do
-    /// all heads. Logits that are given count as tokens do; those that cross from one launch to another are written and
+    /// all heads, queries and rows of W. Logits that are given count as tokens do; those that cross from one launch to another are written and
     /// read. Biases are left out.
     ///
     /// # Errors
@@ -94,7 +96,7 @@ impl DynamicConv {
     /// [`Error::Sequences`] for sequences of another shape than the problem's.
     pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
         sequences.check(self.problem.convolution().sequences())?;
-        plan::traffic(&self.problem, sequences, self.gpu.limits())
+        plan::traffic(&self.problem, self.fused.as_ref(), sequences, self.gpu.limits())
     }
 
     /// Puts the call into the device's stream, with `scratch` of at least [`DynamicConv::scratch_len`] numbers of f32.
@@ -120,7 +122,7 @@ impl DynamicConv {
             y: binder.rows_mut("y", y, dtype, rows)?,
         };
         let source = self.source(taps)?;
-        let scratch = binder.scratch(scratch, self.scratch_len)?;
+        let scratch = binder.scratch(scratch, self.scratch_len())?;
         self.push(&bound, &source, &scratch, sequences.is_listed())
     }
 
@@ -143,7 +145,7 @@ impl DynamicConv {
         };
         let Source { source, weight_bias, .. } = source;
         let binder = Binder { gpu: &self.gpu };
-        match plan(&self.problem, &places, listed, self.gpu.limits())? {
+        match plan(&self.problem, self.fused.as_ref(), &places, listed, self.gpu.limits())? {
             Plan::Nothing => Ok(()),
             Plan::Given(launch) => binder.launch(&launch, [x, source, bias, history, sequences, y]),
             Plan::Fused(launch) => {

@@ -49,11 +49,17 @@ fn products() -> impl Iterator<Item = Types> {
     layers.chain(generated).chain(wide)
 }
 
-/// Fails unless the module has the kernel.
+/// Fails unless the module has the kernel, and it is made for so many threads.
 fn assert_there(launch: &Launch) {
     let entry = format!(".entry {}(", launch.entry);
-    assert!(launch.module.ptx.contains(&entry), "{} has no {}", launch.module.name, launch.entry);
-    assert!(launch.grid > 0 && [128, 256, 384].contains(&launch.block), "{launch:?}");
+    let kernel = launch.module.ptx.split_once(&entry);
+    let (_, kernel) = kernel.unwrap_or_else(|| panic!("{:?} has no {}", launch.module, launch.entry));
+    let most = kernel.split_once(".maxntid ").and_then(|(_, most)| most.split_once(',')).unwrap().0;
+    let threads = 32..=most.parse().unwrap();
+    assert!(
+        launch.grid > 0 && threads.contains(&launch.block) && launch.block.is_multiple_of(32),
+        "{launch:?}"
+    );
 }
 
 #[test]
@@ -158,14 +164,16 @@ fn every_dynamic_conv_has_a_plan() {
                         .flat_map(|problem| DEVICES.iter().map(move |l| (problem, l)))
                     {
                         let places = dynamic_conv::DynamicPlaces::contiguous(problem);
-                        let plan = dynamic_conv::plan(problem, &places, true, limits).unwrap();
+                        let fused = dynamic_conv::fused(problem, limits);
+                        let plan =
+                            dynamic_conv::plan(problem, fused.as_ref(), &places, true, limits).unwrap();
                         let launches = plan.launches();
                         assert_eq!(launches.is_empty(), sequences.shape().tokens() == 0);
                         assert!(problem != &given || launches.len() < 2);
                         launches.iter().for_each(assert_there);
                         entries.extend(launches.iter().map(|launch| (launch.module.name, launch.entry)));
                         let tokens = if launches.len() == 2 { sequences.shape().tokens() } else { 0 };
-                        let scratch = dynamic_conv::scratch_len(problem, limits).unwrap();
+                        let scratch = dynamic_conv::scratch_len(problem, fused.as_ref());
                         assert_eq!(scratch, (tokens * problem.logits()) as u64);
                     }
                 }
@@ -173,8 +181,10 @@ fn every_dynamic_conv_has_a_plan() {
         }
     }
     let of = |name: &str| entries.iter().filter(|(module, _)| module.starts_with(name)).count();
-    // Two kernels by multiply-adds of each type, and three by products of matrices of two.
-    assert_eq!([of("dynamic_conv_banded_"), of("dynamic_conv_")], [3 * 2, 3 * 2 + 2 * 3], "{entries:?}");
+    let counts = ["dynamic_conv_banded_", "dynamic_conv_fused_", "dynamic_conv_"].map(of);
+    // Of two types, three kernels by bands; in one launch two, and one where W is f32; and two by multiply-adds of each type.
+    let (banded, fused) = (2 * 3, 2 * 2 + 3);
+    assert_eq!(counts, [banded, fused, banded + fused + 3 * 2], "{entries:?}");
 }
 
 /// Bands of filters take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.
@@ -197,7 +207,8 @@ fn tensor_cores_take_the_taps_of_tokens() {
         let problem = DynamicConvProblem::given(conv).unwrap();
         let places = dynamic_conv::DynamicPlaces::contiguous(&problem);
         for limits in &DEVICES {
-            let plan = dynamic_conv::plan(&problem, &places, false, limits).unwrap();
+            let fused = dynamic_conv::fused(&problem, limits);
+            let plan = dynamic_conv::plan(&problem, fused.as_ref(), &places, false, limits).unwrap();
             assert_eq!(plan.launches()[0].entry, expected, "{dtype}, R = {head_channels}, K = {width}");
         }
     }

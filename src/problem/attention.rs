@@ -59,7 +59,8 @@ pub enum AttentionKind {
     /// that people write.
     Naive,
     /// Block by block with a running softmax (Milakov and Gimelshein 2018; Dao et al. 2022): no more memory than the
-    /// blocks.
+    /// blocks. Weighted sums are divided by the total of the weights at the end: with values near the largest number of
+    /// f32 (and bf16) they may overflow before.
     #[default]
     Fused,
 }

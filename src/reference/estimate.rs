@@ -81,13 +81,15 @@ pub(crate) fn softmax(logits: &[Estimate]) -> Vec<Estimate> {
     let sum: f64 = exps.iter().sum();
     let arithmetic = roundoffs(logits.len() as f64);
     let distance = |logit: &Estimate| logit.bound + ARITHMETIC * U32 * (logit.value - max).abs();
-    let mean: f64 = logits.iter().zip(&exps).map(|(logit, exp)| exp / sum * distance(logit)).sum();
+    // A weight of zero is zero, however far off its logit is: that may be -infinity.
+    let weighted = |value: f64, off: f64| if value == 0.0 { 0.0 } else { value * off };
+    let mean: f64 = logits.iter().zip(&exps).map(|(logit, exp)| weighted(exp / sum, distance(logit))).sum();
     logits
         .iter()
         .zip(&exps)
         .map(|(logit, exp)| {
             let value = exp / sum;
-            Estimate { value, bound: value * (distance(logit) + mean + arithmetic) }
+            Estimate { value, bound: weighted(value, distance(logit) + mean + arithmetic) }
         })
         .collect()
 }

@@ -236,6 +236,26 @@ fn scores_are_divided_by_the_root_of_the_head_channels() {
     }
 }
 
+/// Scores of any size: the largest has all the weight, and it is one.
+#[test]
+fn scores_may_be_large() {
+    for dtype in DType::ALL {
+        for size in [300.0, 5_000.0, 8_192.0, 10_000.0, 12_000.0, 30_000.0] {
+            // D = 1: the scores are the products, up to some 2^30.
+            for (factor, expected) in [(1.0, 7.0), (-1.0, 3.0)] {
+                for (device, kind) in devices().iter().flat_map(|device| KINDS.map(|kind| (device, kind))) {
+                    let tensor =
+                        |data: &[f32]| Tensor::from_f32(data, &[1, data.len(), 1], dtype, device).unwrap();
+                    let (q, k) = (tensor(&[factor * size]), tensor(&[size, 0.5 * size]));
+                    let options = ops::AttentionOptions { kind, ..Default::default() };
+                    let y = ops::attention(&q, &k, &tensor(&[7.0, 3.0]), 1, &options).unwrap();
+                    assert_eq!(y.to_f32().unwrap(), [expected], "{dtype}, {size}, {kind:?} on {device}");
+                }
+            }
+        }
+    }
+}
+
 /// Two keys with scores ln 3 and 0 have the weights 3/4 and 1/4.
 #[test]
 fn two_keys_by_hand() {

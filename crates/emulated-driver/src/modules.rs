@@ -30,7 +30,7 @@ pub(crate) struct Function {
     leave: AtomicU32,
 }
 
-/// Bytes of dynamic shared memory that need no leave.
+/// Bytes of shared memory that need no leave, those that a kernel declares among them.
 const WITHOUT_LEAVE: u32 = 48 << 10;
 
 /// Attributes of a kernel.
@@ -113,7 +113,8 @@ unsafe extern "C" fn cuModuleGetFunction(
     else {
         return NOT_FOUND;
     };
-    let (declared, leave) = (declared as u32, WITHOUT_LEAVE.into());
+    let declared = declared as u32;
+    let leave = WITHOUT_LEAVE.saturating_sub(declared).into();
     let found = Box::leak(Box::new(Function { loaded, entry, parameters, declared, leave }));
     // SAFETY: the caller's promise.
     unsafe { function.write(found) };

@@ -156,7 +156,9 @@ fn kernel(
     if conv.head_channels() < HEAD_CHANNELS {
         return Ok(None);
     }
-    Ok(Shape::new(kernel, conv, listed, limits)?.map(|shape| (module, kernel, shape)))
+    // Where tiles are too far apart to be counted, those of the other form may not be.
+    let shape = Shape::new(kernel, conv, listed, limits).ok().flatten();
+    Ok(shape.map(|shape| (module, kernel, shape)))
 }
 
 /// What the call reads and writes, if this form is for such a convolution. The logits are of type `logits`.

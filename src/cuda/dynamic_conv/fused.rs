@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 mod time;
+mod traffic;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,10 +12,11 @@ use crate::cuda::dynamic_conv::fused::time::time_apart;
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, Place, TileParams, WindowParams, count, unit};
-use crate::cuda::traffic::{SECTOR, Traffic, list, sectors, tiles_of};
-use crate::gpu::{Tiles, listed, window};
+use crate::gpu::{Tiles, window};
 use crate::problem::{Convolution, DynamicConvProblem, Taps};
-use crate::{DType, Normalize, Result, Sequence, Sequences};
+use crate::{DType, Normalize, Result};
+
+pub(crate) use traffic::traffic;
 
 /// Warps that keep a multiprocessor's tensor cores busy.
 const WARPS: usize = 8;
@@ -159,14 +161,13 @@ impl Shape {
     fn new(
         conv: &Convolution,
         generator: Generator,
-        listed: bool,
         [steps, warps]: [usize; 2],
         [block_heads, group_heads, stage_slabs]: [usize; 3],
     ) -> Result<Self> {
         let window = window(conv);
         let (heads, width) = (conv.heads(), window.width());
         let blocks = heads.div_ceil(block_heads);
-        let tiles = Tiles::of(conv.sequences(), window, listed, [1, steps], blocks)?;
+        let tiles = Tiles::of(conv.sequences(), window, false, [1, steps], blocks)?;
         let dtype = conv.dtype();
         let query = generator.separate.unwrap_or(dtype);
         let own =
@@ -206,7 +207,7 @@ impl Shape {
     }
 
     /// The one that is over soonest, if one fits.
-    fn best(conv: &Convolution, generator: Generator, listed: bool, limits: &Limits) -> Result<Option<Self>> {
+    fn best(conv: &Convolution, generator: Generator, limits: &Limits) -> Result<Option<Self>> {
         let (heads, width) = (conv.heads(), conv.window().width());
         // No tile holds so much, and its bytes could not be counted.
         let many = |count: usize| count > limits.shared_memory as usize;
@@ -217,7 +218,7 @@ impl Shape {
         let slabs = generator.channels.div_ceil(DEPTH);
         let mut best: Option<(f64, Shape)> = None;
         let mut consider = |sizes, heads| {
-            let shape = Shape::new(conv, generator, listed, sizes, heads)?;
+            let shape = Shape::new(conv, generator, sizes, heads)?;
             let time = shape.time(conv, generator, limits);
             let fits = shape.bytes <= limits.shared_memory as usize;
             if fits && best.as_ref().is_none_or(|&(least, _)| time < least) {
@@ -270,29 +271,35 @@ impl Shape {
     }
 }
 
-/// How the call is divided, if this form is for such a problem: where a tile fits, unless two launches would be the sooner
-/// over by far. They want scratch memory, and the times are not measured yet.
-fn shape(conv: &Convolution, generator: Generator, listed: bool, limits: &Limits) -> Result<Option<Shape>> {
-    const FAR: f64 = 1.6;
-    let best = Shape::best(conv, generator, listed, limits)?;
-    Ok(best.filter(|shape| shape.time(conv, generator, limits) <= FAR * time_apart(conv, generator, limits)))
+/// How a call is divided, and what its taps are generated from.
+#[derive(Clone, Debug)]
+pub(crate) struct Fused {
+    shape: Shape,
+    generator: Generator,
 }
 
-/// The launch, if this form is for such a problem: that depends on the problem and the device alone, not on how tensors
-/// lie, since a call's scratch memory depends on it.
+/// How the calls of a problem are divided, if this form is for it: where a tile fits, unless two launches would be the sooner
+/// over by far. They want scratch memory, and the times are not measured yet. It depends on the problem and the device
+/// alone, not on how tensors lie, since a call's scratch memory depends on it; and it takes some time to find.
+pub(crate) fn fused(problem: &DynamicConvProblem, limits: &Limits) -> Option<Fused> {
+    const FAR: f64 = 1.6;
+    let (conv, generator) = (problem.convolution(), Generator::of(problem)?);
+    // Where tiles are too far apart to be counted, they may not be in another form.
+    let shape = Shape::best(conv, generator, limits).ok().flatten()?;
+    let near = shape.time(conv, generator, limits) <= FAR * time_apart(conv, generator, limits);
+    near.then_some(Fused { shape, generator })
+}
+
+/// The launch.
 pub(crate) fn plan(
+    Fused { shape, generator }: &Fused,
     problem: &DynamicConvProblem,
     places: &DynamicPlaces,
-    is_listed: bool,
+    listed: bool,
     limits: &Limits,
-) -> Result<Option<Launch>> {
-    let conv = problem.convolution();
-    let Some(generator) = Generator::of(problem) else {
-        return Ok(None);
-    };
-    let Some(shape) = shape(conv, generator, is_listed, limits)? else {
-        return Ok(None);
-    };
+) -> Result<Launch> {
+    let (conv, generator) = (problem.convolution(), *generator);
+    let tiles = Tiles { listed, ..shape.tiles };
     debug_assert!(shape.holds(conv, generator), "{shape:?} for {conv:?}");
     let (dtype, channels) = (conv.dtype(), conv.channels());
     let query = generator.separate.unwrap_or(dtype);
@@ -305,7 +312,7 @@ pub(crate) fn plan(
         x_stride: places.tokens.x.stride as u64,
         query_stride: places.query.stride as u64,
         y_stride: places.tokens.y.stride as u64,
-        tiles: TileParams::new(&shape.tiles)?,
+        tiles: TileParams::new(&tiles)?,
         window: WindowParams::new(conv)?,
         channels: count("x", channels)?,
         head_channels: count("x", conv.head_channels())?,
@@ -342,61 +349,4 @@ pub(crate) fn plan(
     let module = modules::dynamic_conv_fused(dtype, conv.parameters());
     Launch::new((module, entry(conv).name), shape.tiles.groups(), 32 * shape.warps as u32, &params, limits)?
         .with_shared(shape.bytes as u64, limits)
-        .map(Some)
-}
-
-/// What the call reads and writes, if this form is for such a problem.
-pub(crate) fn traffic(
-    problem: &DynamicConvProblem,
-    sequences: &Sequences,
-    limits: &Limits,
-) -> Result<Option<Traffic>> {
-    let conv = problem.convolution();
-    let Some(generator) = Generator::of(problem) else {
-        return Ok(None);
-    };
-    let is_listed = listed(sequences.shape()) || sequences.continues();
-    let Some(shape) = shape(conv, generator, is_listed, limits)? else {
-        return Ok(None);
-    };
-    let Shape { tiles, block_heads, group_heads, .. } = shape;
-    let (window, width) = (WindowParams::new(conv)?, conv.window().width());
-    let (size, parameter) = (conv.dtype().size(), conv.parameters().size());
-    let blocks: Vec<_> = (0..conv.heads())
-        .step_by(block_heads)
-        .map(|first| (first, (first + block_heads).min(conv.heads())))
-        .collect();
-    // Of one token's channels, read and written, by all blocks.
-    let (mut read, mut written, mut parameters) = (0, 0, 0);
-    for &(first, end) in &blocks {
-        let [begin, end_channel] = [first, end].map(|head| head * conv.head_channels());
-        read += sectors(begin / 8 * 8 * size, (end_channel - begin / 8 * 8) * size);
-        written += sectors(begin * size, (end_channel - begin) * size);
-        parameters += ((end - first) * width * (generator.channels * parameter).div_ceil(SECTOR)) as u64;
-        if generator.has_bias {
-            for head in (first..end).step_by(group_heads) {
-                let logits = group_heads.min(end - head) * width;
-                let run =
-                    |at: usize| sectors((head * width + at) * parameter, (logits - at).min(32) * parameter);
-                parameters += (0..logits).step_by(32).map(run).sum::<u64>();
-            }
-        }
-    }
-    let query = generator.separate.unwrap_or(conv.dtype());
-    let queries = match shape.own_row {
-        Some(_) => 0,
-        None => (blocks.len() * (generator.channels * query.size()).div_ceil(SECTOR)) as u64,
-    };
-    let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
-    for tile in tiles_of(&tiles, sequences) {
-        let Sequence { length, padding, .. } = tile.sequence;
-        let computed = tile.outputs(&tiles, length);
-        all.written += written * tile.outputs(&tiles, length + padding) as u64;
-        if computed > 0 {
-            all.read += read * tile.tokens(conv, &window, 0, tiles.steps + width - 1) as u64;
-            all.read += queries * computed as u64;
-            all.parameters += parameters;
-        }
-    }
-    Ok(Some(all))
 }

@@ -1,12 +1,12 @@
 //! What a dynamic convolution launches: one kernel that generates the taps and convolves, or one for each.
 
-use crate::cuda::dynamic_conv::{banded, fused, multiply_add};
+use crate::cuda::dynamic_conv::fused::{self, Fused};
+use crate::cuda::dynamic_conv::{banded, multiply_add};
 use crate::cuda::light_conv::Places;
 use crate::cuda::limits::Limits;
 use crate::cuda::linear;
 use crate::cuda::plan::{Launch, Place};
 use crate::cuda::traffic::{Traffic, sectors};
-use crate::gpu::listed;
 use crate::problem::{Convolution, DynamicConvProblem, LinearProblem, Taps};
 use crate::{DType, Result, Sequences};
 
@@ -78,8 +78,10 @@ impl Plan {
     }
 }
 
+/// The launches of a call, where `fused` is what the problem is on the device.
 pub(crate) fn plan(
     problem: &DynamicConvProblem,
+    fused: Option<&Fused>,
     places: &DynamicPlaces,
     listed: bool,
     limits: &Limits,
@@ -93,8 +95,8 @@ pub(crate) fn plan(
         let logits = Logits::given(conv, places.source);
         return plan_given(conv, tokens, logits, listed, limits).map(Plan::Given);
     }
-    if let Some(launch) = fused::plan(problem, places, listed, limits)? {
-        return Ok(Plan::Fused(launch));
+    if let Some(fused) = fused {
+        return fused::plan(fused, problem, places, listed, limits).map(Plan::Fused);
     }
     let (product, types) = product(problem)?;
     let logits = Logits::scratch(problem, places.scratch);
@@ -107,17 +109,18 @@ pub(crate) fn plan(
 }
 
 /// Numbers of scratch memory.
-pub(crate) fn scratch_len(problem: &DynamicConvProblem, limits: &Limits) -> Result<u64> {
-    let conv = problem.convolution();
-    let plan = plan(problem, &DynamicPlaces::contiguous(problem), listed(conv.sequences()), limits)?;
-    Ok(match plan {
-        Plan::Apart(_) => (conv.sequences().tokens() as u64).saturating_mul(problem.logits() as u64),
+pub(crate) fn scratch_len(problem: &DynamicConvProblem, fused: Option<&Fused>) -> u64 {
+    match problem.taps() {
+        Taps::Generated { .. } if fused.is_none() => {
+            (problem.convolution().sequences().tokens() as u64).saturating_mul(problem.logits() as u64)
+        }
         _ => 0,
-    })
+    }
 }
 
 pub(crate) fn traffic(
     problem: &DynamicConvProblem,
+    fused: Option<&Fused>,
     sequences: &Sequences,
     limits: &Limits,
 ) -> Result<Traffic> {
@@ -128,8 +131,8 @@ pub(crate) fn traffic(
     if problem.taps() == Taps::Given {
         return traffic_given(conv, conv.parameters(), sequences, limits);
     }
-    if let Some(traffic) = fused::traffic(problem, sequences, limits)? {
-        return Ok(traffic);
+    if let Some(fused) = fused {
+        return fused::traffic(fused, problem, sequences);
     }
     let (product, types) = product(problem)?;
     let generate = linear::traffic(&product, types, limits);

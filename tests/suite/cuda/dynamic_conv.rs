@@ -18,10 +18,11 @@ fn device() -> impl Strategy<Value = Device> {
     })
 }
 
-/// Numbers that spoil what they touch, and where they are put.
-fn spots() -> impl Strategy<Value = Vec<(f64, prop::sample::Index)>> {
+/// Numbers that spoil what they touch, and where they are put: in which tensor, and where in it.
+fn spots() -> impl Strategy<Value = Vec<(f64, usize, prop::sample::Index)>> {
     let number = prop::sample::select(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 30_000.0][..]);
-    let spots = prop::collection::vec((number, any::<prop::sample::Index>()), 1..4);
+    let tensor = prop_oneof![2 => Just(0), 3 => 1usize..5];
+    let spots = prop::collection::vec((number, tensor, any::<prop::sample::Index>()), 1..4);
     prop_oneof![2 => Just(vec![]), 1 => spots]
 }
 
@@ -50,10 +51,13 @@ proptest! {
             other => other,
         };
         let mut call = Call::draw(&case, generator);
-        for (number, at) in spots {
-            if !call.x.data.is_empty() {
-                let at = at.index(call.x.data.len());
-                call.x.data[at] = call.x.dtype.round(number);
+        for (number, tensor, at) in spots {
+            let Call { x, query, history, weight, weight_bias, .. } = &mut call;
+            let tensors = [Some(x), query.as_mut(), history.as_mut(), Some(weight), weight_bias.as_mut()];
+            let tensor = tensors.into_iter().nth(tensor).flatten();
+            if let Some(tensor) = tensor.filter(|tensor| !tensor.data.is_empty()) {
+                let at = at.index(tensor.data.len());
+                tensor.data[at] = tensor.dtype.round(number);
             }
         }
         // All of it in one launch, or with the logits in memory.
@@ -94,10 +98,9 @@ proptest! {
             problem = problem.with_query(16 * sixteens, if wide_query { DType::F32 } else { dtype }).unwrap();
         }
         let device = Device::cuda_emulated_with(limits);
-        // Two launches are held to theirs elsewhere, where logits lie on whole sectors.
-        if DynamicConv::new(device.cuda_gpu().unwrap(), problem).unwrap().scratch_len() == 0 {
-            dynamic_conv(&device, &problem, &sequences);
-        }
+        // Two launches are held to theirs elsewhere, where logits lie on whole sectors. Not many calls take two.
+        prop_assume!(DynamicConv::new(device.cuda_gpu().unwrap(), problem).unwrap().scratch_len() == 0);
+        dynamic_conv(&device, &problem, &sequences);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plans need no device: that they hold to what the kernel asks of them is asserted where they are made, for all here.
 
 use super::*;
-use crate::Window;
+use crate::{Sequences, Window};
 
 /// Devices with little shared memory, and with much.
 const DEVICES: [Limits; 3] = [Limits::L4, Limits::A100, Limits::H100];
@@ -18,14 +18,13 @@ fn problem(
 }
 
 fn launch(problem: &DynamicConvProblem, limits: &Limits) -> Option<Launch> {
-    plan(problem, &DynamicPlaces::contiguous(problem), false, limits).unwrap()
+    let fused = fused(problem, limits)?;
+    Some(plan(&fused, problem, &DynamicPlaces::contiguous(problem), false, limits).unwrap())
 }
 
 /// Tokens of a tile, and blocks that divide its heads.
 fn tile(problem: &DynamicConvProblem, limits: &Limits) -> Option<[usize; 2]> {
-    let generator = Generator::of(problem).unwrap();
-    let shape = shape(problem.convolution(), generator, false, limits).unwrap();
-    shape.map(|shape| [shape.tiles.steps, shape.tiles.columns])
+    fused(problem, limits).map(|fused| [fused.shape.tiles.steps, fused.shape.tiles.columns])
 }
 
 #[test]
@@ -114,8 +113,6 @@ fn tokens_are_their_own_queries() {
     for (left, expected) in [(0, Some(0)), (12, Some(4)), (13, None)] {
         let window = Window::new(7, 3, left).unwrap();
         let problem = problem(&sequences, [256, 4], window, (DType::F16, DType::F16));
-        let generator = Generator::of(&problem).unwrap();
-        let shape = shape(problem.convolution(), generator, false, &Limits::H100).unwrap().unwrap();
-        assert_eq!(shape.own_row, expected, "P = {left}");
+        assert_eq!(fused(&problem, &Limits::H100).unwrap().shape.own_row, expected, "P = {left}");
     }
 }
