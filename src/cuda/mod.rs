@@ -5,8 +5,11 @@
 //!
 //! An operator is prepared once for a [problem](crate::problem): that loads its kernel (the first time, the driver
 //! compiles it for the device and keeps the result on disk). Then each call checks its memory, computes its plan and puts
-//! one or more launches into the stream: nothing is allocated on the device, nothing copied, nothing waited for. So calls
-//! may be captured into a graph; cudarc's own tracking of events must be off for that, as for any call of cudarc
+//! one or more launches into the stream: nothing is allocated on the device, nothing copied, nothing waited for. What crosses
+//! from one launch to another lies in scratch memory that you bring, of which the operator says how much; calls that follow
+//! one another in a stream may share it.
+//!
+//! So calls may be captured into a graph; cudarc's own tracking of events must be off for that, as for any call of cudarc
 //! (`CudaContext::disable_event_tracking`), since a capture may not wait for an event from before it. A graph keeps
 //! addresses, and nothing alive: the memory, the [`DeviceSequences`], the operator and its [`Gpu`] have to outlive it, which
 //! is yours to see to, as is the order of streams once tracking is off.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::support::cuda::{Input, Scatter, cuda_device};
 use crate::support::{ConvCase, Numbers, config, conv_case, long_conv_case};
-use crate::{attention, dynamic_conv, light_conv, linear, span_key};
+use crate::{attention, dynamic_conv, light_conv, linear, span_conv, span_key};
 
 /// Where tensors lie.
 fn place() -> impl Strategy<Value = (u64, usize)> {
@@ -300,6 +300,42 @@ proptest! {
                 z: output.rows(),
             })
             .unwrap();
+        output.check(&call.expected())?;
+    }
+
+    #[test]
+    fn span_conv(case in case(), channels in 1usize..40, (seed, step) in place()) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        let gpu = device.cuda_gpu().unwrap();
+        let (call, outputs) = (span_conv::Call::draw(&case, channels), case.channels());
+        let mut scatter = Scatter::new(&device, seed, step);
+        let [query, value] = [&call.query, &call.value].map(|values| scatter.rows(values, outputs));
+        let x = scatter.rows(&call.x, channels);
+        let [depthwise, pointwise, weight] =
+            [&call.depthwise, &call.pointwise, &call.weight].map(|values| scatter.elements(values));
+        let [key_bias, weight_bias, bias, history, value_history] =
+            [&call.key_bias, &call.weight_bias, &call.bias, &call.history, &call.value_history]
+                .map(|values| scatter.optional(values));
+        let mut output = scatter.output(case.sequences.shape().tokens(), outputs, case.dtype);
+        let operator = room::SpanConv::new(gpu, call.problem).unwrap();
+        let mut scratch = operator.scratch_len().map(|len| scatter.scratch(len));
+        let args = room::SpanConvArgs {
+            sequences: &DeviceSequences::new(gpu, &case.sequences).unwrap(),
+            x: x.rows(),
+            query: query.rows(),
+            value: value.rows(),
+            depthwise: depthwise.elements(),
+            pointwise: pointwise.elements(),
+            key_bias: elements(&key_bias),
+            weight: weight.elements(),
+            weight_bias: elements(&weight_bias),
+            bias: elements(&bias),
+            history: elements(&history),
+            value_history: elements(&value_history),
+            y: output.rows(),
+        };
+        let scratch = scratch.each_mut().map(|memory| memory.as_mut().map(|memory| memory.cuda_mut().unwrap()));
+        operator.launch(args, scratch).unwrap();
         output.check(&call.expected())?;
     }
 
