@@ -123,15 +123,16 @@ impl Attention {
         match plan(problem, self.kind, &places, contents, self.gpu.limits())?.as_slice() {
             [] => Ok(()),
             [fused] => binder.launch(fused, [&q, &k, &v, &query_list, &key_list, &y]),
-            [scores, softmax, values, ..] => {
+            [scores, softmax @ .., values] => {
                 // Where there is no key there are no scores.
                 if keys.longest() > 0 {
                     binder.launch(scores, [&q, &k, &query_list, &key_list, &scratch])?;
-                    binder.launch(softmax, [&query_list, &key_list, &scratch])?;
+                    for softmax in softmax {
+                        binder.launch(softmax, [&query_list, &key_list, &scratch])?;
+                    }
                 }
                 binder.launch(values, [&scratch, &v, &query_list, &key_list, &y])
             }
-            [_, _] => unreachable!("attention is one launch or three"),
         }
     }
 }

@@ -399,6 +399,33 @@ fn what_is_too_large_is_refused() {
     assert_eq!(refused, expected);
 }
 
+/// A device with next to no shared memory, which only the emulator can be.
+#[test]
+fn too_little_shared_memory_is_refused() {
+    let shape = Sequences::batch(2, 500).unwrap().shape();
+    let window = Window::causal(31).unwrap();
+    for shared_memory in [0, 1 << 10, 20 << 10, 60 << 10] {
+        let limits = Limits { shared_memory, ..Limits::H100 };
+        for (dtype, heads) in DType::ALL.into_iter().flat_map(|dtype| [(dtype, 8), (dtype, 512)]) {
+            let conv = Convolution::new(shape, 512, heads, window, dtype).unwrap();
+            for problem in [DynamicConvProblem::given(conv), DynamicConvProblem::generated(conv)] {
+                let problem = problem.unwrap();
+                let places = dynamic_conv::DynamicPlaces::contiguous(&problem);
+                let fused = dynamic_conv::fused(&problem, &limits);
+                match dynamic_conv::plan(&problem, fused.as_ref(), &places, false, &limits) {
+                    Ok(plan) => assert!(plan.launches().iter().all(|launch| launch.shared <= shared_memory)),
+                    Err(refused) => assert!(matches!(refused, Error::Limit { .. }), "{refused}"),
+                }
+                assert!(fused.is_none() || shared_memory > 1 << 10);
+            }
+            let problem = SpanKeyProblem::new(shape, 512, 512, window, dtype).unwrap();
+            let places = span_key::SpanKeyPlaces::contiguous(&problem);
+            let refused = span_key::plan(&problem, &places, false, &limits);
+            assert!(matches!(refused, Err(Error::Limit { .. })), "{refused:?}");
+        }
+    }
+}
+
 /// The kernels take less than 6 MB of an executable.
 #[test]
 fn kernels_are_small() {

@@ -15,7 +15,7 @@ use crate::cuda::rows::{gap, of_phase};
 use crate::cuda::traffic::{SECTOR, Tile, Traffic, list, tiles_of};
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::Convolution;
-use crate::{DType, Normalize, Result, Sequences};
+use crate::{DType, Error, Normalize, Result, Sequences};
 
 /// Threads of a block, and of a warp.
 const THREADS: usize = 256;
@@ -73,7 +73,9 @@ impl Shape {
     /// The shape that reads the least, and has the most threads at work.
     fn new(conv: &Convolution, listed: bool, limits: &Limits) -> Result<Self> {
         let mut best: Option<(f64, Shape)> = None;
-        for memory in MEMORY {
+        // Beside what the kernel declares.
+        let there = |memory: &usize| memory + 256 <= limits.shared_memory as usize;
+        for memory in MEMORY.into_iter().filter(there) {
             for row_bytes in ROW_BYTES {
                 let width = window(conv).width();
                 for taps in [width].into_iter().chain(CHUNKS.into_iter().filter(|&taps| taps < width)) {
@@ -90,9 +92,15 @@ impl Shape {
                 break;
             }
         }
-        // Eight outputs of a row of 32 bytes, eight taps: that is 14 KiB with a head for each channel.
-        let (_, shape) = best.expect("the smallest shape fits into the memory of any device");
-        Ok(shape)
+        // The smallest, eight outputs of a row of 32 bytes and eight taps, fits into either, and these into the memory of every
+        // GPU there is; what is emulated may have less.
+        let needed = MEMORY[0] as u64 + 256;
+        best.map(|(_, shape)| shape).ok_or(Error::Limit {
+            what: "bytes of shared memory of",
+            of: "dynamic_conv",
+            needed,
+            limit: limits.shared_memory.into(),
+        })
     }
 
     /// Of rows of so many bytes: with as many outputs as the memory holds.
