@@ -277,6 +277,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// Weights are dropped with a probability that is at least 0 and less than 1.
+    #[error("a dropout rate must be at least 0 and less than 1, got {got}")]
+    DropoutRate {
+        /// The rate.
+        got: f32,
+    },
+
+    /// History is for decoding: the tokens that it was made from are those of another call, which no gradient reaches.
+    #[error("a convolution with history has no backward pass")]
+    HistoryBackward,
+
     /// A number must be finite.
     #[error("{what} must be finite, got {got}")]
     NotFinite {

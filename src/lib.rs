@@ -45,6 +45,7 @@ pub mod cpu;
 #[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
 pub mod cuda;
 mod device;
+mod dropout;
 mod element;
 mod error;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -60,6 +61,7 @@ pub mod wgpu;
 mod window;
 
 pub use device::{Backend, Device};
+pub use dropout::{Dropout, DropoutRate};
 pub use element::{DType, Element};
 pub use error::{Dims, Error, Result};
 pub use half::{bf16, f16};

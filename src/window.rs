@@ -119,6 +119,12 @@ impl Window {
         first..end.min(self.width).max(first)
     }
 
+    /// The window with its taps in reverse order: the one along which gradients flow back, with P and the reach to the right
+    /// exchanged.
+    pub const fn mirrored(self) -> Window {
+        Window { left: self.right(), ..self }
+    }
+
     pub(crate) fn check_history(self) -> Result<()> {
         let Window { width, dilation, left } = self;
         if self.is_causal() {

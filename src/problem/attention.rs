@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{AttentionBackwardProblem, AttentionWanted};
+
 use crate::problem::{addressable, count, nonzero};
 use crate::{DType, Error, Result, SequenceShape, Window};
 

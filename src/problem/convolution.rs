@@ -1,4 +1,4 @@
-use crate::{DType, Error, Normalize, Result, Sequence, SequenceShape, Window};
+use crate::{DType, DropoutRate, Error, Normalize, Result, Sequence, SequenceShape, Window};
 
 use super::{addressable, count, nonzero, same_or_f32};
 
@@ -15,6 +15,7 @@ pub struct Convolution {
     parameters: DType,
     bias: bool,
     history: bool,
+    dropout: Option<DropoutRate>,
 }
 
 impl Convolution {
@@ -49,6 +50,7 @@ impl Convolution {
             parameters: dtype,
             bias: false,
             history: false,
+            dropout: None,
         })
     }
 
@@ -88,6 +90,12 @@ impl Convolution {
         }
         self.history = history;
         Ok(self)
+    }
+
+    /// With weight dropout at a rate, or without. Its seed is given with each call.
+    pub const fn with_dropout(mut self, rate: Option<DropoutRate>) -> Self {
+        self.dropout = rate;
+        self
     }
 
     /// The shape of the sequences.
@@ -138,6 +146,16 @@ impl Convolution {
     /// Whether tokens from before this call are given.
     pub const fn has_history(&self) -> bool {
         self.history
+    }
+
+    /// The rate at which weights are dropped, where they are.
+    pub const fn dropout(&self) -> Option<DropoutRate> {
+        self.dropout
+    }
+
+    /// An error for a convolution that has no backward pass.
+    pub(crate) fn check_backward(&self) -> Result<()> {
+        if self.history { Err(Error::HistoryBackward) } else { Ok(()) }
     }
 
     /// Tokens of a sequence from before this call that the window can still see.

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{DynamicConvBackwardProblem, DynamicConvWanted};
+
 use crate::problem::{Convolution, addressable, count, nonzero, same_or_f32};
 use crate::{DType, Result};
 

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LightConvBackwardProblem, LightConvWanted};
+
 use crate::problem::{Convolution, count};
 
 /// Light convolution: one filter a head, the same for every token.

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LinearBackwardProblem, LinearWanted};
+
 use crate::problem::{addressable, count, nonzero, same_or_f32};
 use crate::{DType, Result};
 

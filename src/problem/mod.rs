@@ -16,14 +16,14 @@ mod linear;
 mod span_conv;
 mod span_key;
 
-pub use attention::{AttentionKind, AttentionProblem, Mask};
+pub use attention::{AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Mask};
 pub use convolution::Convolution;
-pub use dynamic_conv::{DynamicConvProblem, Taps};
+pub use dynamic_conv::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, Taps};
 pub use history::HistoryProblem;
-pub use light_conv::LightConvProblem;
-pub use linear::{Activation, LinearProblem};
-pub use span_conv::SpanConvProblem;
-pub use span_key::SpanKeyProblem;
+pub use light_conv::{LightConvBackwardProblem, LightConvProblem, LightConvWanted};
+pub use linear::{Activation, LinearBackwardProblem, LinearProblem, LinearWanted};
+pub use span_conv::{SpanConvBackwardProblem, SpanConvProblem, SpanConvWanted};
+pub use span_key::{SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted};
 
 use crate::{DType, Error, Result};
 

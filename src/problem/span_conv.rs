@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanConvBackwardProblem, SpanConvWanted};
+
 use crate::problem::{Convolution, DynamicConvProblem, SpanKeyProblem, Taps};
 use crate::{DType, Normalize, Result};
 
