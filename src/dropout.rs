@@ -73,6 +73,11 @@ impl DropoutRate {
         f32::from_bits(self.bits)
     }
 
+    /// With a seed, which says what is dropped.
+    pub const fn seeded(self, seed: u64) -> Dropout {
+        Dropout { rate: self, seed }
+    }
+
     /// The random numbers below it drop their weight: rate 2^32.
     pub const fn threshold(self) -> u32 {
         // Exact: a power of two times an f32 that is less than 1.

@@ -1,3 +1,9 @@
+mod backward;
+
+pub use backward::{AttentionGradients, attention_backward};
+
+use std::ops::Range;
+
 use crate::Sequences;
 use crate::problem::AttentionProblem;
 use crate::reference::Estimate;
@@ -24,26 +30,35 @@ pub fn attention(
     (sequence, t): (usize, usize),
 ) -> Vec<Estimate> {
     let (channels, width) = (problem.channels(), problem.head_channels());
-    let (queries, keys) = (queries.as_slice()[sequence], keys.as_slice()[sequence]);
-    let room = |s: crate::Sequence| (s.length + s.padding) as isize;
-    let seen = problem.mask().keys(t as isize + room(keys) - room(queries), keys.length);
-    let head = |tensor: &[f64], row: usize, h: usize| tensor[row * channels + h * width..][..width].to_vec();
     let mut y = Vec::with_capacity(channels);
     for h in 0..problem.heads() {
-        let q: Vec<_> = head(inputs.q, queries.first + t, h).into_iter().map(Estimate::exact).collect();
-        let scores: Vec<Estimate> = seen
-            .clone()
-            .map(|i| {
-                let terms = q.iter().copied().zip(head(inputs.k, keys.first + i, h));
-                Estimate::sum(0.0, terms) * f64::from(problem.scale())
-            })
-            .collect();
-        let weights = softmax(&scores);
+        let (seen, weights) = weights(problem, queries, keys, inputs, (sequence, t, h));
         for d in 0..width {
-            let v = |i| inputs.v[(keys.first + i) * channels + h * width + d];
+            let v = |i| inputs.v[i * channels + h * width + d];
             let terms = weights.iter().copied().zip(seen.clone().map(v));
             y.push(Estimate::sum(0.0, terms).stored(problem.dtype()));
         }
     }
     y
+}
+
+/// The rows of the keys that query t of a sequence sees, and their weights in head h.
+fn weights(
+    problem: &AttentionProblem,
+    queries: &Sequences,
+    keys: &Sequences,
+    inputs: AttentionInputs<'_>,
+    (sequence, t, h): (usize, usize, usize),
+) -> (Range<usize>, Vec<Estimate>) {
+    let (channels, width) = (problem.channels(), problem.head_channels());
+    let (queries, keys) = (queries.as_slice()[sequence], keys.as_slice()[sequence]);
+    let room = |s: crate::Sequence| (s.length + s.padding) as isize;
+    let seen = problem.mask().keys(t as isize + room(keys) - room(queries), keys.length);
+    let seen = keys.first + seen.start..keys.first + seen.end;
+    let head = |tensor: &[f64], row: usize| tensor[row * channels + h * width..][..width].to_vec();
+    let q: Vec<_> = head(inputs.q, queries.first + t).into_iter().map(Estimate::exact).collect();
+    let score =
+        |row| Estimate::sum(0.0, q.iter().copied().zip(head(inputs.k, row))) * f64::from(problem.scale());
+    let scores: Vec<Estimate> = seen.clone().map(score).collect();
+    (seen, softmax(&scores))
 }

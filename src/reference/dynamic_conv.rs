@@ -1,7 +1,12 @@
+mod backward;
+
+pub(crate) use backward::backward_with;
+pub use backward::{DynamicConvGradients, dynamic_conv_backward};
+
 use crate::Sequences;
 use crate::problem::DynamicConvProblem;
 use crate::reference::Estimate;
-use crate::reference::taps::{Tokens, convolve};
+use crate::reference::taps::{Tokens, convolve, dropout, weights};
 
 /// Where the taps come from, as the problem's [`Taps`](crate::problem::Taps) say.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +35,8 @@ pub struct DynamicConvInputs<'a> {
     pub bias: Option<&'a [f64]>,
     /// `[sequences, (K - 1) r, C]`.
     pub history: Option<&'a [f64]>,
+    /// Of the dropout, where the problem has one.
+    pub seed: Option<u64>,
 }
 
 /// y\[c\] = bias\[c\] + sum_j normalize(logits)\[h(c), j\] x\[t + j r - P, c\], logits\[h, j\] =
@@ -41,7 +48,12 @@ pub fn dynamic_conv(
     (sequence, t): (usize, usize),
 ) -> Vec<Estimate> {
     let row = sequences.as_slice()[sequence].first + t;
-    let all = match inputs.taps {
+    convolve_with(problem, sequences, inputs, (sequence, t), &logits_of(problem, inputs, row))
+}
+
+/// The logits `[H, K]` of the token in a row.
+fn logits_of(problem: &DynamicConvProblem, inputs: DynamicConvInputs<'_>, row: usize) -> Vec<Estimate> {
+    match inputs.taps {
         TapInputs::Given(logits) => {
             let logits = &logits[row * problem.logits()..][..problem.logits()];
             logits.iter().copied().map(Estimate::exact).collect()
@@ -51,8 +63,7 @@ pub fn dynamic_conv(
             let query = query.unwrap_or(inputs.x)[row * channels..][..channels].iter().copied();
             generate(weight, weight_bias, &query.map(Estimate::exact).collect::<Vec<_>>())
         }
-    };
-    convolve_with(problem, sequences, inputs, (sequence, t), &all)
+    }
 }
 
 /// The logits of one token from its query, W q + w_bias.
@@ -78,8 +89,10 @@ pub(crate) fn convolve_with(
     let conv = problem.convolution();
     let width = conv.window().width();
     let tokens = Tokens { x: inputs.x, history: inputs.history };
-    let head = |h: usize| logits[h * width..][..width].to_vec();
-    let mut y = convolve(conv, sequences, tokens, inputs.bias, at, head);
+    let (row, dropout) = (sequences.as_slice()[at.0].first + at.1, dropout(conv, inputs.seed));
+    let mut y = convolve(conv, sequences, tokens, inputs.bias, at, |h, in_range| {
+        weights(conv, dropout, (row, h), &logits[h * width..][..width], in_range)
+    });
     y.iter_mut().for_each(|y| *y = y.stored(conv.dtype()));
     y
 }

@@ -30,15 +30,26 @@ impl Estimate {
 
     /// bias + sum of weight times x, formed in f32.
     pub(crate) fn sum(bias: f64, terms: impl IntoIterator<Item = (Estimate, f64)>) -> Self {
-        let (mut value, mut magnitude, mut inherited, mut count) = (bias, bias.abs(), 0.0, 0.0);
-        for (weight, x) in terms {
-            count += 1.0;
-            value += weight.value * x;
-            magnitude += (weight.value * x).abs();
-            inherited += (weight.bound + DType::F32.min_positive()) * x.abs();
-        }
-        let arithmetic = roundoffs(count) * magnitude;
-        Estimate { value, bound: inherited + arithmetic + DType::F32.min_positive() }
+        let mut sum = Sum { value: bias, magnitude: bias.abs(), ..Sum::default() };
+        terms.into_iter().for_each(|(weight, x)| sum.add(weight, x));
+        sum.estimate()
+    }
+
+    /// The sum of products of numbers that may both be off, formed in f32.
+    pub(crate) fn dot(terms: impl IntoIterator<Item = (Estimate, Estimate)>) -> Self {
+        let mut sum = Sum::default();
+        terms.into_iter().for_each(|(a, b)| sum.add_both(a, b));
+        sum.estimate()
+    }
+
+    /// The sum of numbers that are off, formed in f32.
+    pub(crate) fn total(terms: impl IntoIterator<Item = Estimate>) -> Self {
+        Estimate::sum(0.0, terms.into_iter().map(|term| (term, 1.0)))
+    }
+
+    /// self - other, formed in f32.
+    pub(crate) fn minus(self, other: Self) -> Self {
+        Estimate::total([self, Estimate { value: -other.value, ..other }])
     }
 
     /// Rounded to be stored as `dtype`.
@@ -72,6 +83,68 @@ impl Mul<f64> for Estimate {
 /// How far a sum of so many terms may be off, relative to the sum of their magnitudes.
 fn roundoffs(terms: f64) -> f64 {
     (ARITHMETIC + PER_TERM * terms) * U32
+}
+
+/// A sum of products as it is formed: its value, the sum of the magnitudes, which is not lost where they cancel, and how far
+/// the sum is off because its terms are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum {
+    value: f64,
+    magnitude: f64,
+    inherited: f64,
+    count: f64,
+}
+
+impl Sum {
+    /// One more product, of a weight and an exact number.
+    pub(crate) fn add(&mut self, weight: Estimate, x: f64) {
+        self.add_both(weight, Estimate::exact(x));
+    }
+
+    /// One more product, of numbers that may both be off.
+    pub(crate) fn add_both(&mut self, a: Estimate, b: Estimate) {
+        // Devices may flush what is smaller than any normal number.
+        let flushed = DType::F32.min_positive();
+        self.value += a.value * b.value;
+        self.magnitude += (a.value * b.value).abs();
+        self.inherited += (a.bound + flushed) * (b.value.abs() + b.bound) + b.bound * a.value.abs();
+        self.count += 1.0;
+    }
+
+    /// All of it times an exact factor.
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        let Sum { value, magnitude, inherited, count } = self;
+        let by = factor.abs();
+        Sum { value: value * factor, magnitude: magnitude * by, inherited: inherited * by, count }
+    }
+
+    /// The sum, formed in f32.
+    pub(crate) fn estimate(self) -> Estimate {
+        let arithmetic = roundoffs(self.count) * self.magnitude;
+        Estimate { value: self.value, bound: self.inherited + arithmetic + DType::F32.min_positive() }
+    }
+}
+
+/// The gradients of logits, from those of their softmax: w_j (g_j - sum_i w_i g_i). Each g_j may be summed before, or its
+/// products one after another go through this and are summed then: so magnitudes count, and not their sums.
+pub(crate) fn softmax_backward(weights: &[Estimate], gradients: &[Sum]) -> Vec<Estimate> {
+    let magnitude: f64 = weights.iter().zip(gradients).map(|(w, g)| w.value * g.magnitude).sum();
+    let count: f64 = gradients.iter().map(|g| g.count).sum::<f64>() + gradients.len() as f64;
+    let (mut mean, mut mean_bound) = (0.0, 0.0);
+    for (w, g) in weights.iter().zip(gradients) {
+        mean += w.value * g.value;
+        mean_bound += (w.bound + DType::F32.min_positive()) * g.magnitude + w.value * g.estimate().bound;
+    }
+    weights
+        .iter()
+        .zip(gradients)
+        .map(|(w, g)| {
+            let difference = g.estimate().bound + mean_bound + roundoffs(count) * (g.magnitude + magnitude);
+            let weight_off = w.bound + DType::F32.min_positive();
+            let bound = weight_off * (g.magnitude + magnitude + difference) + w.value * difference;
+            Estimate { value: w.value * (g.value - mean), bound: bound + DType::F32.min_positive() }
+        })
+        .collect()
 }
 
 /// Softmax over all of `logits`.

@@ -1,7 +1,11 @@
+mod backward;
+
+pub use backward::{LightConvGradients, light_conv_backward};
+
 use crate::Sequences;
 use crate::problem::LightConvProblem;
 use crate::reference::Estimate;
-use crate::reference::taps::{Tokens, convolve};
+use crate::reference::taps::{Tokens, convolve, dropout, weights};
 
 /// What [`light_conv`] reads, each value exactly as the backend gets it.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +18,8 @@ pub struct LightConvInputs<'a> {
     pub bias: Option<&'a [f64]>,
     /// `[sequences, (K - 1) r, C]`.
     pub history: Option<&'a [f64]>,
+    /// Of the dropout, where the problem has one.
+    pub seed: Option<u64>,
 }
 
 /// y\[c\] = bias\[c\] + sum_j w\[h(c), j\] x\[t + j r - P, c\], w = normalize(weight), for token t of a sequence
@@ -26,10 +32,16 @@ pub fn light_conv(
 ) -> Vec<Estimate> {
     let conv = problem.convolution();
     let width = conv.window().width();
-    let LightConvInputs { x, weight, bias, history } = inputs;
-    let mut y = convolve(conv, sequences, Tokens { x, history }, bias, (sequence, t), |h| {
-        weight[h * width..][..width].iter().copied().map(Estimate::exact).collect()
+    let LightConvInputs { x, weight, bias, history, seed } = inputs;
+    let dropout = dropout(conv, seed);
+    let mut y = convolve(conv, sequences, Tokens { x, history }, bias, (sequence, t), |h, in_range| {
+        weights(conv, dropout, (0, h), &logits(&weight[h * width..][..width]), in_range)
     });
     y.iter_mut().for_each(|y| *y = y.stored(conv.dtype()));
     y
+}
+
+/// The weight of a head as it is given.
+fn logits(weight: &[f64]) -> Vec<Estimate> {
+    weight.iter().copied().map(Estimate::exact).collect()
 }

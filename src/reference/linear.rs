@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LinearGradients, linear_backward};
+
 use crate::problem::{Activation, LinearProblem};
 use crate::reference::Estimate;
 

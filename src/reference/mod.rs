@@ -23,6 +23,7 @@
 mod attention;
 mod dynamic_conv;
 mod estimate;
+mod gradients;
 mod history;
 mod light_conv;
 mod linear;
@@ -30,14 +31,16 @@ mod span_conv;
 mod span_key;
 mod taps;
 
-pub use attention::{AttentionInputs, attention};
-pub use dynamic_conv::{DynamicConvInputs, TapInputs, dynamic_conv};
+pub use attention::{AttentionGradients, AttentionInputs, attention, attention_backward};
+pub use dynamic_conv::{
+    DynamicConvGradients, DynamicConvInputs, TapInputs, dynamic_conv, dynamic_conv_backward,
+};
 pub use estimate::{ARITHMETIC, Estimate, PER_TERM};
 pub use history::history;
-pub use light_conv::{LightConvInputs, light_conv};
-pub use linear::{LinearInputs, linear};
-pub use span_conv::{SpanConvInputs, span_conv};
-pub use span_key::{SpanKeyInputs, span_key};
+pub use light_conv::{LightConvGradients, LightConvInputs, light_conv, light_conv_backward};
+pub use linear::{LinearGradients, LinearInputs, linear, linear_backward};
+pub use span_conv::{SpanConvGradients, SpanConvInputs, span_conv, span_conv_backward};
+pub use span_key::{SpanKeyGradients, SpanKeyInputs, span_key, span_key_backward};
 
 use crate::Sequences;
 

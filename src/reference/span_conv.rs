@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanConvGradients, span_conv_backward};
+
 use crate::Sequences;
 use crate::problem::SpanConvProblem;
 use crate::reference::dynamic_conv::{convolve_with, generate};
@@ -19,6 +23,17 @@ pub struct SpanConvInputs<'a> {
     pub bias: Option<&'a [f64]>,
     /// `[sequences, (K - 1) r, A]`.
     pub value_history: Option<&'a [f64]>,
+    /// Of the dropout, where the problem has one.
+    pub seed: Option<u64>,
+}
+
+impl<'a> SpanConvInputs<'a> {
+    /// Those of the convolution of the values, whose query stands elsewhere.
+    fn values(self) -> DynamicConvInputs<'a> {
+        let SpanConvInputs { value, weight, weight_bias, bias, value_history, seed, .. } = self;
+        let taps = TapInputs::Generated { weight, weight_bias, query: None };
+        DynamicConvInputs { x: value, taps, bias, history: value_history, seed }
+    }
 }
 
 /// The dynamic convolution of v with kernels generated from z = [`span_key`](crate::reference::span_key), for token t
@@ -29,10 +44,7 @@ pub fn span_conv(
     inputs: SpanConvInputs<'_>,
     at: (usize, usize),
 ) -> Vec<Estimate> {
-    let SpanConvInputs { key, value, weight, weight_bias, bias, value_history } = inputs;
-    let z = span_key_unrounded(problem.key(), sequences, key, at);
-    let logits = generate(weight, weight_bias, &z);
-    let taps = TapInputs::Generated { weight, weight_bias, query: None };
-    let values = DynamicConvInputs { x: value, taps, bias, history: value_history };
-    convolve_with(problem.conv(), sequences, values, at, &logits)
+    let z = span_key_unrounded(problem.key(), sequences, inputs.key, at);
+    let logits = generate(inputs.weight, inputs.weight_bias, &z);
+    convolve_with(problem.conv(), sequences, inputs.values(), at, &logits)
 }

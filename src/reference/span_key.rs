@@ -1,3 +1,8 @@
+mod backward;
+
+pub(crate) use backward::backward_with;
+pub use backward::{SpanKeyGradients, span_key_backward};
+
 use crate::Sequences;
 use crate::problem::SpanKeyProblem;
 use crate::reference::Estimate;
@@ -39,12 +44,9 @@ pub(crate) fn span_key_unrounded(
     inputs: SpanKeyInputs<'_>,
     (sequence, t): (usize, usize),
 ) -> Vec<Estimate> {
-    let conv = problem.depthwise();
-    let (width, channels, outputs) = (conv.window().width(), conv.channels(), problem.outputs());
-    let SpanKeyInputs { x, query, depthwise, pointwise, key_bias, history } = inputs;
-    let convolved = convolve(conv, sequences, Tokens { x, history }, None, (sequence, t), |c| {
-        depthwise[c * width..][..width].iter().copied().map(Estimate::exact).collect()
-    });
+    let (channels, outputs) = (problem.depthwise().channels(), problem.outputs());
+    let SpanKeyInputs { query, pointwise, key_bias, .. } = inputs;
+    let convolved = convolved(problem, sequences, inputs, (sequence, t));
     let row = sequences.as_slice()[sequence].first + t;
     (0..outputs)
         .map(|a| {
@@ -53,4 +55,18 @@ pub(crate) fn span_key_unrounded(
             key * query[row * outputs + a]
         })
         .collect()
+}
+
+/// depthwise_K(x) of one token.
+fn convolved(
+    problem: &SpanKeyProblem,
+    sequences: &Sequences,
+    inputs: SpanKeyInputs<'_>,
+    at: (usize, usize),
+) -> Vec<Estimate> {
+    let (conv, SpanKeyInputs { x, depthwise, history, .. }) = (problem.depthwise(), inputs);
+    let filter = |c: usize| &depthwise[c * conv.window().width()..];
+    convolve(conv, sequences, Tokens { x, history }, None, at, |c, in_range| {
+        filter(c)[in_range].iter().copied().map(Estimate::exact).collect()
+    })
 }
