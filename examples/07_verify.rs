@@ -40,7 +40,7 @@ fn verify(dtype: DType, device: &Device) -> lightspan::Result<()> {
     let conv = Convolution::new(sequences.shape(), CHANNELS, HEADS, window, dtype)?;
     let problem = DynamicConvProblem::generated(conv)?;
     let taps = TapInputs::Generated { weight: &weight, weight_bias: None, query: None };
-    let inputs = DynamicConvInputs { x: &x, taps, bias: None, history: None };
+    let inputs = DynamicConvInputs { x: &x, taps, bias: None, history: None, seed: None };
     let expected = every_token(&sequences, CHANNELS, |sequence, t| {
         dynamic_conv(&problem, &sequences, inputs, (sequence, t))
     });

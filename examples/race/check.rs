@@ -42,7 +42,8 @@ fn reference<'a>(problem: &'a Problem, track: &'a Track<'_>) -> Result<Token<'a>
         Problem::LightConv(problem) => {
             let (x, weight) = (wide(&track.x)?, wide(&parameters.light)?);
             Box::new(move |at| {
-                let inputs = LightConvInputs { x: &x, weight: &weight, bias: None, history: None };
+                let inputs =
+                    LightConvInputs { x: &x, weight: &weight, bias: None, history: None, seed: None };
                 light_conv(problem, sequences, inputs, at)
             })
         }
@@ -50,7 +51,7 @@ fn reference<'a>(problem: &'a Problem, track: &'a Track<'_>) -> Result<Token<'a>
             let (x, weight) = (wide(&track.x)?, wide(&parameters.generator)?);
             Box::new(move |at| {
                 let taps = TapInputs::Generated { weight: &weight, weight_bias: None, query: None };
-                let inputs = DynamicConvInputs { x: &x, taps, bias: None, history: None };
+                let inputs = DynamicConvInputs { x: &x, taps, bias: None, history: None, seed: None };
                 dynamic_conv(problem, sequences, inputs, at)
             })
         }
@@ -74,6 +75,7 @@ fn reference<'a>(problem: &'a Problem, track: &'a Track<'_>) -> Result<Token<'a>
                     weight_bias: None,
                     bias: None,
                     value_history: None,
+                    seed: None,
                 };
                 span_conv(problem, sequences, inputs, at)
             })

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{AttentionBackwardTensors, AttentionGradients, attention_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -40,6 +44,7 @@ pub fn attention(
     options: &AttentionOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe(q, k, v, heads, options)?;
+    planned(q, call.0, options.kind)?;
     let mut y = Tensor::zeros(q.shape(), q.dtype(), q.device())?;
     launch(&call, q, k, v, options.kind, &mut y)?;
     Ok(y)
@@ -59,6 +64,7 @@ pub fn attention_into(
     options: &AttentionOptions<'_>,
 ) -> Result<()> {
     let call = describe(q, k, v, heads, options)?;
+    planned(q, call.0, options.kind)?;
     check::operand("y", y, q, q.dtype(), q.shape())?;
     launch(&call, q, k, v, options.kind, y)
 }
@@ -89,11 +95,17 @@ fn describe(
     let shape = keys.shape().tensor(channels);
     check::operand("k", k, q, q.dtype(), &shape)?;
     check::operand("v", v, q, q.dtype(), &shape)?;
-    #[cfg(feature = "wgpu")]
-    check::planned_wgpu(q, |gpu| wgpu::Attention::new(gpu, problem, options.kind))?;
-    #[cfg(feature = "cuda")]
-    check::planned_cuda(q, |gpu| cuda::Attention::new(gpu, problem, options.kind))?;
     Ok((problem, queries, keys))
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(q: &Tensor, problem: AttentionProblem, kind: AttentionKind) -> Result<()> {
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(q, |gpu| wgpu::Attention::new(gpu, problem, kind))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(q, |gpu| cuda::Attention::new(gpu, problem, kind))?;
+    Ok(())
 }
 
 fn launch(

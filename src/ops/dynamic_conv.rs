@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{DynamicConvGradients, dynamic_conv_backward, dynamic_conv_given_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -7,7 +11,7 @@ use crate::ops::light_conv::{ConvOptions, convolution};
 use crate::problem::DynamicConvProblem;
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
-use crate::{Dims, Error, Normalize, Result, Sequences, Tensor, Window};
+use crate::{Dims, Dropout, Error, Normalize, Result, Sequences, Tensor, Window};
 
 /// What a dynamic convolution may have besides its tokens and generator.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,12 +30,14 @@ pub struct DynamicConvOptions<'a> {
     /// [`history`](crate::ops::history) makes them. The window must be causal, and `sequences` must be given: the
     /// tokens gone by of [`Sequences::after`] say how much of the history there is.
     pub history: Option<&'a Tensor>,
+    /// Weight dropout, for training; none by default.
+    pub dropout: Option<Dropout>,
 }
 
 impl<'a> DynamicConvOptions<'a> {
     fn convolution(&self) -> ConvOptions<'a> {
-        let Self { bias, normalize, sequences, history, .. } = *self;
-        ConvOptions { bias, normalize, sequences, history }
+        let Self { bias, normalize, sequences, history, dropout, .. } = *self;
+        ConvOptions { bias, normalize, sequences, history, dropout }
     }
 }
 
@@ -54,6 +60,7 @@ pub fn dynamic_conv(
     options: &DynamicConvOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe(x, weight, heads, window, options)?;
+    planned(x, call.0)?;
     let mut y = Tensor::zeros(x.shape(), x.dtype(), x.device())?;
     launch(&call, x, Taps::Generated(weight, options), &options.convolution(), &mut y)?;
     Ok(y)
@@ -73,6 +80,7 @@ pub fn dynamic_conv_into(
     options: &DynamicConvOptions<'_>,
 ) -> Result<()> {
     let call = describe(x, weight, heads, window, options)?;
+    planned(x, call.0)?;
     check::operand("y", y, x, x.dtype(), x.shape())?;
     launch(&call, x, Taps::Generated(weight, options), &options.convolution(), y)
 }
@@ -92,6 +100,7 @@ pub fn dynamic_conv_given(
     options: &ConvOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe_given(x, logits, window, options)?;
+    planned(x, call.0)?;
     let mut y = Tensor::zeros(x.shape(), x.dtype(), x.device())?;
     launch(&call, x, Taps::Given(logits), options, &mut y)?;
     Ok(y)
@@ -110,6 +119,7 @@ pub fn dynamic_conv_given_into(
     options: &ConvOptions<'_>,
 ) -> Result<()> {
     let call = describe_given(x, logits, window, options)?;
+    planned(x, call.0)?;
     check::operand("y", y, x, x.dtype(), x.shape())?;
     launch(&call, x, Taps::Given(logits), options, y)
 }
@@ -136,10 +146,6 @@ fn describe(
     let dtype = conv.parameters();
     check::operand("weight", weight, x, dtype, &[problem.logits(), query_channels])?;
     check::optional("weight_bias", options.weight_bias, x, dtype, &[problem.logits()])?;
-    #[cfg(feature = "wgpu")]
-    check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
-    #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |gpu| cuda::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -159,17 +165,24 @@ fn describe_given(x: &Tensor, logits: &Tensor, window: Window, options: &ConvOpt
     expected.extend([heads, window.width()]);
     check::operand("logits", logits, x, conv.parameters(), &expected)?;
     let problem = DynamicConvProblem::given(conv)?;
-    #[cfg(feature = "wgpu")]
-    check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
-    #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |gpu| cuda::DynamicConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
 /// Where the taps come from.
+#[derive(Clone, Copy)]
 enum Taps<'a> {
     Given(&'a Tensor),
     Generated(&'a Tensor, &'a DynamicConvOptions<'a>),
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: DynamicConvProblem) -> Result<()> {
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::DynamicConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::DynamicConv::new(gpu, problem))?;
+    Ok(())
 }
 
 fn launch(

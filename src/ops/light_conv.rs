@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LightConvGradients, light_conv_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -6,7 +10,7 @@ use crate::ops::check;
 use crate::problem::{Convolution, LightConvProblem, same_or_f32};
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
-use crate::{Normalize, Result, Sequences, Tensor, Window};
+use crate::{Dropout, Normalize, Result, Sequences, Tensor, Window};
 
 /// What a convolution may have besides its tokens and weights.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +25,8 @@ pub struct ConvOptions<'a> {
     /// [`history`](crate::ops::history) makes them. The window must be causal, and `sequences` must be given: the
     /// tokens gone by of [`Sequences::after`] say how much of the history there is.
     pub history: Option<&'a Tensor>,
+    /// Weight dropout, for training; none by default.
+    pub dropout: Option<Dropout>,
 }
 
 /// Light convolution: one filter for each head.
@@ -47,6 +53,7 @@ pub struct ConvOptions<'a> {
 /// [`Convolution`]'s constructors.
 pub fn light_conv(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Tensor> {
     let call = describe(x, weight, window, options)?;
+    planned(x, call.0)?;
     let mut y = Tensor::unwritten(x.shape(), x.dtype(), x.device())?;
     launch(&call, x, weight, options, &mut y)?;
     Ok(y)
@@ -65,6 +72,7 @@ pub fn light_conv_into(
     options: &ConvOptions<'_>,
 ) -> Result<()> {
     let call = describe(x, weight, window, options)?;
+    planned(x, call.0)?;
     check::operand("y", y, x, x.dtype(), x.shape())?;
     launch(&call, x, weight, options, y)
 }
@@ -76,10 +84,6 @@ fn describe(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'
     let (conv, sequences) = convolution(x, heads, window, ("weight", weight), options)?;
     let problem = LightConvProblem::new(conv);
     check::operand("weight", weight, x, conv.parameters(), &problem.weight_shape())?;
-    #[cfg(feature = "wgpu")]
-    check::planned_wgpu(x, |gpu| wgpu::LightConv::new(gpu, problem))?;
-    #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |gpu| cuda::LightConv::new(gpu, problem))?;
     Ok((problem, sequences))
 }
 
@@ -97,10 +101,21 @@ pub(crate) fn convolution(
         .with_normalize(options.normalize)
         .with_bias(options.bias.is_some())
         .with_parameters(parameter.dtype())?
-        .with_history(options.history.is_some())?;
+        .with_history(options.history.is_some())?
+        .with_dropout(options.dropout.map(Dropout::rate));
     check::optional("bias", options.bias, x, conv.parameters(), &[channels])?;
     check::optional("history", options.history, x, conv.dtype(), &conv.history_shape())?;
     Ok((conv, sequences))
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: LightConvProblem) -> Result<()> {
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::LightConv::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::LightConv::new(gpu, problem))?;
+    Ok(())
 }
 
 fn launch(

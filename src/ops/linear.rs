@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LinearGradients, linear_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -26,6 +30,7 @@ pub struct LinearOptions<'a> {
 /// For tensors whose shapes, types or devices do not fit, and as [`LinearProblem`]'s constructors.
 pub fn linear(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<Tensor> {
     let problem = describe(x, weight, options)?;
+    planned(x, problem)?;
     let mut y = Tensor::unwritten(&output_shape(x, &problem), x.dtype(), x.device())?;
     launch(&problem, x, weight, options, &mut y)?;
     Ok(y)
@@ -38,6 +43,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Resul
 /// As [`linear`], and where y does not fit.
 pub fn linear_into(y: &mut Tensor, x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<()> {
     let problem = describe(x, weight, options)?;
+    planned(x, problem)?;
     check::operand("y", y, x, x.dtype(), &output_shape(x, &problem))?;
     launch(&problem, x, weight, options, y)
 }
@@ -66,11 +72,17 @@ fn describe(x: &Tensor, weight: &Tensor, options: &LinearOptions<'_>) -> Result<
         .with_parameters(weight.dtype())?;
     check::operand("weight", weight, x, problem.parameters(), &[outputs, inputs])?;
     check::optional("bias", options.bias, x, problem.parameters(), &[outputs])?;
+    Ok(problem)
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: LinearProblem) -> Result<()> {
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::Linear::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
     check::planned_cuda(x, |gpu| cuda::Linear::new(gpu, problem))?;
-    Ok(problem)
+    Ok(())
 }
 
 fn launch(

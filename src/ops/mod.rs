@@ -4,6 +4,9 @@
 //! makes its output, `light_conv_into` writes one that is there. Everything is checked before anything is allocated or
 //! launched, and what is wrong is a typed [`Error`](crate::Error).
 //!
+//! Each also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
+//! [`LightConvWanted`] says), from the inputs and the gradient of the output.
+//!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
 //! have one type. Its parameters (weights, generator, biases, given logits) have one type too: that of the tokens, or f32.
 
@@ -16,13 +19,25 @@ mod linear;
 mod span_conv;
 mod span_key;
 
-pub use crate::problem::AttentionKind;
-pub use attention::{AttentionOptions, attention, attention_into};
+pub use crate::problem::{
+    AttentionKind, AttentionWanted, DynamicConvWanted, LightConvWanted, LinearWanted, SpanConvWanted,
+    SpanKeyWanted,
+};
+pub use attention::{
+    AttentionBackwardTensors, AttentionGradients, AttentionOptions, attention, attention_backward,
+    attention_into,
+};
 pub use dynamic_conv::{
-    DynamicConvOptions, dynamic_conv, dynamic_conv_given, dynamic_conv_given_into, dynamic_conv_into,
+    DynamicConvGradients, DynamicConvOptions, dynamic_conv, dynamic_conv_backward, dynamic_conv_given,
+    dynamic_conv_given_backward, dynamic_conv_given_into, dynamic_conv_into,
 };
 pub use history::{history, history_into};
-pub use light_conv::{ConvOptions, light_conv, light_conv_into};
-pub use linear::{LinearOptions, linear, linear_into};
-pub use span_conv::{SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_into};
-pub use span_key::{SpanKeyOptions, SpanKeyTensors, span_key, span_key_into};
+pub use light_conv::{ConvOptions, LightConvGradients, light_conv, light_conv_backward, light_conv_into};
+pub use linear::{LinearGradients, LinearOptions, linear, linear_backward, linear_into};
+pub use span_conv::{
+    SpanConvGradients, SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_backward,
+    span_conv_into,
+};
+pub use span_key::{
+    SpanKeyGradients, SpanKeyOptions, SpanKeyTensors, span_key, span_key_backward, span_key_into,
+};

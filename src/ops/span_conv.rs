@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanConvGradients, span_conv_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -6,7 +10,7 @@ use crate::ops::check;
 use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
-use crate::{Normalize, Result, Sequences, Tensor, Window};
+use crate::{Dropout, Normalize, Result, Sequences, Tensor, Window};
 
 /// What a span-based dynamic convolution must have.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +46,8 @@ pub struct SpanConvOptions<'a> {
     /// `[sequences, (K - 1) r, A]`. The window must be causal, and `sequences` must be given: the tokens gone by of
     /// [`Sequences::after`] say how much of the history there is.
     pub history: Option<SpanConvHistory<'a>>,
+    /// Dropout of the weights over the values, for training; none by default.
+    pub dropout: Option<Dropout>,
 }
 
 /// What a span-based dynamic convolution remembers.
@@ -69,6 +75,7 @@ pub fn span_conv(
     options: &SpanConvOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe(tensors, heads, window, options)?;
+    planned(tensors.x, call.0)?;
     let mut y = Tensor::zeros(tensors.value.shape(), tensors.x.dtype(), tensors.x.device())?;
     launch(&call, tensors, options, &mut y)?;
     Ok(y)
@@ -87,6 +94,7 @@ pub fn span_conv_into(
     options: &SpanConvOptions<'_>,
 ) -> Result<()> {
     let call = describe(tensors, heads, window, options)?;
+    planned(tensors.x, call.0)?;
     check::operand("y", y, tensors.x, tensors.x.dtype(), tensors.value.shape())?;
     launch(&call, tensors, options, y)
 }
@@ -107,7 +115,8 @@ fn describe(
         .with_normalize(options.normalize)
         .with_bias(options.bias.is_some())
         .with_parameters(weight.dtype())?
-        .with_history(options.history.is_some())?;
+        .with_history(options.history.is_some())?
+        .with_dropout(options.dropout.map(Dropout::rate));
     let problem = SpanConvProblem::new(channels, conv)?
         .with_key_bias(options.key_bias.is_some())
         .with_weight_bias(options.weight_bias.is_some());
@@ -126,11 +135,17 @@ fn describe(
         check::operand("history", history.x, x, x.dtype(), &shape)?;
         check::operand("value_history", history.value, x, x.dtype(), &conv.history_shape())?;
     }
+    Ok((problem, sequences))
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: SpanConvProblem) -> Result<()> {
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::SpanConv::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
     check::planned_cuda(x, |gpu| cuda::SpanConv::new(gpu, problem))?;
-    Ok((problem, sequences))
+    Ok(())
 }
 
 fn launch(

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanKeyGradients, span_key_backward};
+
 use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -48,6 +52,7 @@ pub fn span_key(
     options: &SpanKeyOptions<'_>,
 ) -> Result<Tensor> {
     let call = describe(tensors, window, options)?;
+    planned(tensors.x, call.0)?;
     let mut z = Tensor::zeros(tensors.query.shape(), call.0.output(), tensors.x.device())?;
     launch(&call, tensors, options, &mut z)?;
     Ok(z)
@@ -65,6 +70,7 @@ pub fn span_key_into(
     options: &SpanKeyOptions<'_>,
 ) -> Result<()> {
     let call = describe(tensors, window, options)?;
+    planned(tensors.x, call.0)?;
     check::operand("z", z, tensors.x, call.0.output(), tensors.query.shape())?;
     launch(&call, tensors, options, z)
 }
@@ -88,11 +94,17 @@ fn describe(tensors: &SpanKeyTensors<'_>, window: Window, options: &SpanKeyOptio
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
     check::optional("key_bias", options.key_bias, x, dtype, &[outputs])?;
     check::optional("history", options.history, x, x.dtype(), &conv.history_shape())?;
-    #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |gpu| cuda::SpanKey::new(gpu, problem))?;
+    Ok((problem, sequences))
+}
+
+/// An error where the device cannot do what the problem asks of it.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: SpanKeyProblem) -> Result<()> {
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::SpanKey::new(gpu, problem))?;
-    Ok((problem, sequences))
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::SpanKey::new(gpu, problem))?;
+    Ok(())
 }
 
 fn launch(

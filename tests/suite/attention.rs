@@ -1,3 +1,5 @@
+pub mod backward;
+
 use lightspan::ops::{self, AttentionKind};
 use lightspan::problem::{AttentionProblem, Mask};
 use lightspan::reference::{self, AttentionInputs, Estimate};
@@ -98,10 +100,13 @@ impl Call {
 
     pub fn expected(&self) -> Vec<Estimate> {
         let (problem, Case { queries, keys, .. }) = (self.problem(), &self.case);
-        let inputs = AttentionInputs { q: &self.q.data, k: &self.k.data, v: &self.v.data };
         reference::every_token(queries, problem.channels(), |s, t| {
-            reference::attention(&problem, queries, keys, inputs, (s, t))
+            reference::attention(&problem, queries, keys, self.inputs(), (s, t))
         })
+    }
+
+    pub fn inputs(&self) -> AttentionInputs<'_> {
+        AttentionInputs { q: &self.q.data, k: &self.k.data, v: &self.v.data }
     }
 }
 

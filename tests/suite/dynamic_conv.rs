@@ -1,4 +1,6 @@
-use lightspan::problem::DynamicConvProblem;
+pub mod backward;
+
+use lightspan::problem::{DynamicConvProblem, Taps};
 use lightspan::reference::{self, DynamicConvInputs, Estimate, TapInputs};
 use lightspan::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
@@ -95,49 +97,62 @@ impl Call {
         }
     }
 
-    pub fn expected(&self) -> Vec<Estimate> {
-        let sequences = &self.case.sequences;
+    pub fn inputs(&self) -> DynamicConvInputs<'_> {
         fn data(values: &Option<Values>) -> Option<&[f64]> {
             values.as_ref().map(|values| &values.data[..])
         }
         let weight = &self.weight.data[..];
         let taps = match self.problem.taps() {
-            lightspan::problem::Taps::Given => TapInputs::Given(weight),
+            Taps::Given => TapInputs::Given(weight),
             _ => TapInputs::Generated {
                 weight,
                 weight_bias: data(&self.weight_bias),
                 query: data(&self.query),
             },
         };
-        let inputs =
-            DynamicConvInputs { x: &self.x.data, taps, bias: data(&self.bias), history: data(&self.history) };
+        let (bias, history) = (data(&self.bias), data(&self.history));
+        DynamicConvInputs { x: &self.x.data, taps, bias, history, seed: self.case.dropout_seed() }
+    }
+
+    pub fn expected(&self) -> Vec<Estimate> {
+        let sequences = &self.case.sequences;
         reference::every_token(sequences, self.case.channels(), |s, t| {
-            reference::dynamic_conv(&self.problem, sequences, inputs, (s, t))
+            reference::dynamic_conv(&self.problem, sequences, self.inputs(), (s, t))
         })
     }
 
-    pub fn run(&self, device: &Device) -> Tensor {
+    /// Calls `run` with x, the logits or the generator, and the options, on a device; a call with given logits takes those of
+    /// the convolution.
+    pub fn on<R>(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&Tensor, &Tensor, &ops::DynamicConvOptions<'_>, &ops::ConvOptions<'_>) -> R,
+    ) -> R {
         let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
         let (bias, history) = (tensor(&self.bias), tensor(&self.history));
         let (query, weight_bias) = (tensor(&self.query), tensor(&self.weight_bias));
-        let (x, weight) = (self.x.on(device), self.weight.on(device));
-        let ConvCase { normalize, window, heads, .. } = self.case;
-        let sequences = Some(&self.case.sequences);
         let (bias, history) = (bias.as_ref(), history.as_ref());
-        match self.problem.taps() {
-            lightspan::problem::Taps::Given => {
-                let options = ops::ConvOptions { bias, normalize, sequences, history };
-                let y = ops::dynamic_conv_given(&x, &weight, window, &options).unwrap();
-                overwritten(y, |y| ops::dynamic_conv_given_into(y, &x, &weight, window, &options))
+        let (query, weight_bias) = (query.as_ref(), weight_bias.as_ref());
+        let ConvCase { normalize, dropout, .. } = self.case;
+        let sequences = Some(&self.case.sequences);
+        let generated =
+            ops::DynamicConvOptions { query, weight_bias, bias, normalize, sequences, history, dropout };
+        let given = ops::ConvOptions { bias, normalize, sequences, history, dropout };
+        run(&self.x.on(device), &self.weight.on(device), &generated, &given)
+    }
+
+    pub fn run(&self, device: &Device) -> Tensor {
+        let ConvCase { window, heads, .. } = self.case;
+        self.on(device, |x, weight, options, given| match self.problem.taps() {
+            Taps::Given => {
+                let y = ops::dynamic_conv_given(x, weight, window, given).unwrap();
+                overwritten(y, |y| ops::dynamic_conv_given_into(y, x, weight, window, given))
             }
             _ => {
-                let (query, weight_bias) = (query.as_ref(), weight_bias.as_ref());
-                let options =
-                    ops::DynamicConvOptions { query, weight_bias, bias, normalize, sequences, history };
-                let y = ops::dynamic_conv(&x, &weight, heads, window, &options).unwrap();
-                overwritten(y, |y| ops::dynamic_conv_into(y, &x, &weight, heads, window, &options))
+                let y = ops::dynamic_conv(x, weight, heads, window, options).unwrap();
+                overwritten(y, |y| ops::dynamic_conv_into(y, x, weight, heads, window, options))
             }
-        }
+        })
     }
 }
 

@@ -18,6 +18,7 @@ fn case(window: Window) -> ConvCase {
         parameters: DType::F32,
         bias: true,
         history: false,
+        dropout: None,
         seed: 11,
     }
 }

@@ -268,6 +268,7 @@ impl Fed<'_> {
                         normalize,
                         sequences: some_sequences,
                         history: some_history,
+                        dropout: None,
                         ..Default::default()
                     };
                     ops::light_conv(&x, &light, window, &options)
@@ -277,6 +278,7 @@ impl Fed<'_> {
                         normalize,
                         sequences: some_sequences,
                         history: some_history,
+                        dropout: None,
                         ..Default::default()
                     };
                     ops::dynamic_conv(&x, &generator, heads, window, &options)
@@ -336,6 +338,7 @@ fn outputs_are_deterministic() {
             parameters: DType::F32,
             bias: true,
             history: false,
+            dropout: None,
             seed: 1,
         };
         let call = Call::draw(kind, &case);

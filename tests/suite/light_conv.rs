@@ -1,3 +1,5 @@
+pub mod backward;
+
 use lightspan::problem::LightConvProblem;
 use lightspan::reference::{self, Estimate, LightConvInputs};
 use lightspan::{Device, Tensor, ops};
@@ -30,21 +32,30 @@ impl Call {
         }
     }
 
-    pub fn expected(&self) -> Vec<Estimate> {
-        let problem = LightConvProblem::new(self.case.convolution());
-        let sequences = &self.case.sequences;
-        let inputs = LightConvInputs {
+    pub fn inputs(&self) -> LightConvInputs<'_> {
+        LightConvInputs {
             x: &self.x.data,
             weight: &self.weight.data,
             bias: self.bias.as_ref().map(|bias| &bias.data[..]),
             history: self.history.as_ref().map(|history| &history.data[..]),
-        };
+            seed: self.case.dropout_seed(),
+        }
+    }
+
+    pub fn expected(&self) -> Vec<Estimate> {
+        let problem = LightConvProblem::new(self.case.convolution());
+        let sequences = &self.case.sequences;
         reference::every_token(sequences, self.case.channels(), |s, t| {
-            reference::light_conv(&problem, sequences, inputs, (s, t))
+            reference::light_conv(&problem, sequences, self.inputs(), (s, t))
         })
     }
 
-    pub fn run(&self, device: &Device) -> Tensor {
+    /// Calls `run` with x, the weight and the options on a device.
+    pub fn on<R>(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&Tensor, &Tensor, &ops::ConvOptions<'_>) -> R,
+    ) -> R {
         let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
         let (bias, history) = (tensor(&self.bias), tensor(&self.history));
         let options = ops::ConvOptions {
@@ -52,10 +63,17 @@ impl Call {
             normalize: self.case.normalize,
             sequences: Some(&self.case.sequences),
             history: history.as_ref(),
+            dropout: self.case.dropout,
         };
-        let (x, weight, window) = (self.x.on(device), self.weight.on(device), self.case.window);
-        let y = ops::light_conv(&x, &weight, window, &options).unwrap();
-        overwritten(y, |y| ops::light_conv_into(y, &x, &weight, window, &options))
+        run(&self.x.on(device), &self.weight.on(device), &options)
+    }
+
+    pub fn run(&self, device: &Device) -> Tensor {
+        let window = self.case.window;
+        self.on(device, |x, weight, options| {
+            let y = ops::light_conv(x, weight, window, options).unwrap();
+            overwritten(y, |y| ops::light_conv_into(y, x, weight, window, options))
+        })
     }
 }
 

@@ -1,3 +1,5 @@
+pub mod backward;
+
 use lightspan::problem::{Activation, LinearProblem};
 use lightspan::reference::{self, Estimate, LinearInputs};
 use lightspan::{DType, Device, Tensor, ops};
@@ -27,9 +29,12 @@ impl Call {
     }
 
     pub fn expected(&self, row: usize) -> Vec<Estimate> {
+        reference::linear(&self.problem, self.inputs(), row)
+    }
+
+    pub fn inputs(&self) -> LinearInputs<'_> {
         let bias = self.bias.as_ref().map(|bias| &bias.data[..]);
-        let inputs = LinearInputs { x: &self.x.data, weight: &self.weight.data, bias };
-        reference::linear(&self.problem, inputs, row)
+        LinearInputs { x: &self.x.data, weight: &self.weight.data, bias }
     }
 
     pub fn run(&self, device: &Device) -> Tensor {

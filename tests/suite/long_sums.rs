@@ -26,6 +26,7 @@ fn case(width: usize, head_channels: usize) -> ConvCase {
         parameters: DType::F32,
         bias: false,
         history: true,
+        dropout: None,
         seed: 1,
     }
 }
@@ -45,6 +46,7 @@ fn light_conv() {
             weight: &call.weight.data,
             bias: None,
             history: call.history.as_ref().map(|history| &history.data[..]),
+            seed: None,
         };
         let problem = LightConvProblem::new(call.case.convolution());
         for device in devices() {
@@ -69,6 +71,7 @@ fn dynamic_conv() {
             taps: TapInputs::Given(&call.weight.data),
             bias: None,
             history: call.history.as_ref().map(|history| &history.data[..]),
+            seed: None,
         };
         let problem = DynamicConvProblem::given(call.case.convolution()).unwrap();
         for device in devices() {

@@ -14,6 +14,7 @@ mod cost;
 mod cuda;
 mod dynamic_conv;
 mod extremes;
+mod finite_differences;
 mod history;
 mod laws;
 mod light_conv;

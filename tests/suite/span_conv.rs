@@ -1,3 +1,5 @@
+pub mod backward;
+
 use lightspan::problem::SpanConvProblem;
 use lightspan::reference::{self, Estimate, SpanConvInputs, SpanKeyInputs};
 use lightspan::{Device, Tensor, ops};
@@ -56,11 +58,11 @@ impl Call {
         }
     }
 
-    pub fn expected(&self) -> Vec<Estimate> {
+    pub fn inputs(&self) -> SpanConvInputs<'_> {
         fn data(values: &Option<Values>) -> Option<&[f64]> {
             values.as_ref().map(|values| &values.data[..])
         }
-        let inputs = SpanConvInputs {
+        SpanConvInputs {
             key: SpanKeyInputs {
                 x: &self.x.data,
                 query: &self.query.data,
@@ -74,14 +76,23 @@ impl Call {
             weight_bias: data(&self.weight_bias),
             bias: data(&self.bias),
             value_history: data(&self.value_history),
-        };
+            seed: self.case.dropout_seed(),
+        }
+    }
+
+    pub fn expected(&self) -> Vec<Estimate> {
         let sequences = &self.case.sequences;
         reference::every_token(sequences, self.case.channels(), |s, t| {
-            reference::span_conv(&self.problem, sequences, inputs, (s, t))
+            reference::span_conv(&self.problem, sequences, self.inputs(), (s, t))
         })
     }
 
-    pub fn run(&self, device: &Device) -> Tensor {
+    /// Calls `run` with the tensors and the options on a device.
+    pub fn on<R>(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&ops::SpanConvTensors<'_>, &ops::SpanConvOptions<'_>) -> R,
+    ) -> R {
         let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
         let [key_bias, weight_bias, bias] = [&self.key_bias, &self.weight_bias, &self.bias].map(tensor);
         let [x, query, value, depthwise, pointwise, weight] =
@@ -103,10 +114,17 @@ impl Call {
             normalize: self.case.normalize,
             sequences: Some(&self.case.sequences),
             history: history.as_ref().map(|(x, value)| ops::SpanConvHistory { x, value }),
+            dropout: self.case.dropout,
         };
+        run(&tensors, &options)
+    }
+
+    pub fn run(&self, device: &Device) -> Tensor {
         let ConvCase { heads, window, .. } = self.case;
-        let y = ops::span_conv(&tensors, heads, window, &options).unwrap();
-        overwritten(y, |y| ops::span_conv_into(y, &tensors, heads, window, &options))
+        self.on(device, |tensors, options| {
+            let y = ops::span_conv(tensors, heads, window, options).unwrap();
+            overwritten(y, |y| ops::span_conv_into(y, tensors, heads, window, options))
+        })
     }
 }
 

@@ -1,3 +1,5 @@
+pub mod backward;
+
 use lightspan::problem::SpanKeyProblem;
 use lightspan::reference::{self, Estimate, SpanKeyInputs};
 use lightspan::{DType, Device, Tensor, ops};
@@ -62,7 +64,12 @@ impl Call {
         })
     }
 
-    pub fn run(&self, device: &Device) -> Tensor {
+    /// Calls `run` with the tensors and the options on a device.
+    pub fn on<R>(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&ops::SpanKeyTensors<'_>, &ops::SpanKeyOptions<'_>) -> R,
+    ) -> R {
         let tensor = |values: &Option<Values>| values.as_ref().map(|values| values.on(device));
         let (key_bias, history) = (tensor(&self.key_bias), tensor(&self.history));
         let [x, query, depthwise, pointwise] =
@@ -75,8 +82,14 @@ impl Call {
             history: history.as_ref(),
             output: Some(self.problem.output()),
         };
-        let z = ops::span_key(&tensors, self.case.window, &options).unwrap();
-        overwritten(z, |z| ops::span_key_into(z, &tensors, self.case.window, &options))
+        run(&tensors, &options)
+    }
+
+    pub fn run(&self, device: &Device) -> Tensor {
+        self.on(device, |tensors, options| {
+            let z = ops::span_key(tensors, self.case.window, options).unwrap();
+            overwritten(z, |z| ops::span_key_into(z, tensors, self.case.window, options))
+        })
     }
 }
 

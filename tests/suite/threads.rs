@@ -19,6 +19,7 @@ fn threads_share_a_device() {
                 parameters: DType::F32,
                 bias: true,
                 history: false,
+                dropout: None,
                 seed: i as u64,
             })
         };

@@ -71,7 +71,7 @@ impl Operator for DynamicConv {
             },
         };
         let bias = values(self.bias.as_ref());
-        let inputs = DynamicConvInputs { x: &self.x.values, taps, bias, history: None };
+        let inputs = DynamicConvInputs { x: &self.x.values, taps, bias, history: None, seed: None };
         reference::every_token(&self.sequences, self.problem.convolution().channels(), |s, t| {
             reference::dynamic_conv(&self.problem, &self.sequences, inputs, (s, t))
         })
@@ -85,7 +85,7 @@ impl Operator for DynamicConv {
         let (bias, sequences) = (bias.as_ref(), Some(&self.sequences));
         match &self.taps {
             Taps::Given { logits } => {
-                let options = ConvOptions { bias, normalize, sequences, history: None };
+                let options = ConvOptions { bias, normalize, sequences, history: None, dropout: None };
                 ops::dynamic_conv_given(&x, &logits.upload(device)?, window, &options)
             }
             Taps::Generated { weight, weight_bias, query } => {
@@ -94,8 +94,15 @@ impl Operator for DynamicConv {
                     upload_optional(query.as_ref(), device)?,
                 );
                 let (weight_bias, query) = (weight_bias.as_ref(), query.as_ref());
-                let options =
-                    DynamicConvOptions { query, weight_bias, bias, normalize, sequences, history: None };
+                let options = DynamicConvOptions {
+                    query,
+                    weight_bias,
+                    bias,
+                    normalize,
+                    sequences,
+                    history: None,
+                    dropout: None,
+                };
                 ops::dynamic_conv(&x, &weight.upload(device)?, heads, window, &options)
             }
         }

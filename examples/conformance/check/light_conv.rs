@@ -41,6 +41,7 @@ impl Operator for LightConv {
             weight: &self.weight.values,
             bias: values(self.bias.as_ref()),
             history: None,
+            seed: None,
         };
         reference::every_token(&self.sequences, self.problem.convolution().channels(), |s, t| {
             reference::light_conv(&self.problem, &self.sequences, inputs, (s, t))
@@ -55,6 +56,7 @@ impl Operator for LightConv {
             normalize: conv.normalize(),
             sequences: Some(&self.sequences),
             history: None,
+            dropout: None,
         };
         ops::light_conv(&self.x.upload(device)?, &self.weight.upload(device)?, conv.window(), &options)
     }

@@ -63,6 +63,7 @@ impl Operator for SpanConv {
             weight_bias: Some(&self.weight_bias.values),
             bias: None,
             value_history: None,
+            seed: None,
         };
         reference::every_token(&self.sequences, self.problem.key().outputs(), |s, t| {
             reference::span_conv(&self.problem, &self.sequences, inputs, (s, t))
@@ -87,6 +88,7 @@ impl Operator for SpanConv {
             normalize: conv.normalize(),
             sequences: Some(&self.sequences),
             history: None,
+            dropout: None,
         };
         ops::span_conv(&tensors, conv.heads(), conv.window(), &options)
     }

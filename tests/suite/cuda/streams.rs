@@ -45,6 +45,7 @@ fn call() -> Call {
         parameters: DType::F32,
         bias: false,
         history: false,
+        dropout: None,
         seed: 5,
     })
 }

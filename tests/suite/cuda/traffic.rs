@@ -73,6 +73,7 @@ fn run_light_conv(device: &Device, conv: Convolution, sequences: &Sequences) -> 
         normalize: conv.normalize(),
         sequences: Some(sequences),
         history: history.as_ref(),
+        dropout: None,
     };
     profiled(device, || ops::light_conv(&x, &weight, conv.window(), &options).unwrap())
 }

@@ -275,6 +275,7 @@ fn parameters_may_be_longer_than_needed() {
             parameters,
             bias: true,
             history: true,
+            dropout: None,
             seed: 1,
         };
         let slack = Slack { gap: 0, extra };

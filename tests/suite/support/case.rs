@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use lightspan::problem::Convolution;
-use lightspan::{DType, Normalize, Sequences, Window};
+use lightspan::{DType, Dropout, Normalize, Sequences, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ pub struct ConvCase {
     pub parameters: DType,
     pub bias: bool,
     pub history: bool,
+    pub dropout: Option<Dropout>,
     /// Where the numbers come from.
     pub seed: u64,
 }
@@ -30,9 +31,24 @@ impl ConvCase {
         Convolution::new(self.sequences.shape(), self.channels(), self.heads, self.window, self.dtype)
             .and_then(|conv| conv.with_parameters(self.parameters))
             .and_then(|conv| {
-                conv.with_normalize(self.normalize).with_bias(self.bias).with_history(self.history)
+                let conv = conv.with_normalize(self.normalize).with_bias(self.bias);
+                conv.with_dropout(self.dropout.map(Dropout::rate)).with_history(self.history)
             })
             .unwrap()
+    }
+}
+
+impl ConvCase {
+    /// The seed of the dropout, where there is dropout.
+    pub fn dropout_seed(&self) -> Option<u64> {
+        self.dropout.map(Dropout::seed)
+    }
+
+    /// The same without tokens from before the call: what a backward pass has.
+    pub fn without_history(mut self) -> Self {
+        let none = vec![0; self.sequences.shape().sequences()];
+        (self.history, self.sequences) = (false, self.sequences.after(&none).unwrap());
+        self
     }
 }
 
@@ -77,11 +93,12 @@ fn case(length: Range<usize>) -> impl Strategy<Value = ConvCase> {
     let head_channels =
         prop_oneof![4 => 1usize..10, 2 => 10usize..40, 1 => prop::sample::select(&[64, 128, 131][..])];
     let sizes = (sequences(0..5, length), 1usize..6, head_channels, window());
-    let kinds = (normalize, dtypes(), any::<bool>(), any::<bool>());
+    let dropout = prop::option::weighted(0.25, prop::sample::select(&[0.1f32, 0.5, 0.9][..]));
+    let kinds = (normalize, dtypes(), any::<bool>(), any::<bool>(), dropout);
     (sizes, kinds, vec(0usize..100, 5), any::<u64>()).prop_map(
         |(
             (sequences, heads, head_channels, window),
-            (normalize, (dtype, parameters), bias, history),
+            (normalize, (dtype, parameters), bias, history, dropout),
             past,
             seed,
         )| {
@@ -102,6 +119,8 @@ fn case(length: Range<usize>) -> impl Strategy<Value = ConvCase> {
                 parameters,
                 bias,
                 history,
+                // The second half of the seed is in the key of the generator too.
+                dropout: dropout.map(|rate| Dropout::new(rate, seed.rotate_left(17)).unwrap()),
                 seed,
             }
         },
@@ -120,4 +139,14 @@ pub fn long_conv_case() -> impl Strategy<Value = ConvCase> {
         case.head_channels = case.head_channels.min(5);
         case
     })
+}
+
+/// Convolutions of short sequences that have a backward pass.
+pub fn trained_case() -> impl Strategy<Value = ConvCase> {
+    conv_case().prop_map(ConvCase::without_history)
+}
+
+/// The same over several tiles.
+pub fn trained_long_case() -> impl Strategy<Value = ConvCase> {
+    long_conv_case().prop_map(ConvCase::without_history)
 }

@@ -5,12 +5,14 @@ mod case;
 pub mod cuda;
 #[cfg(feature = "wgpu")]
 pub mod gpu;
+mod gradients;
 mod memory;
 mod numbers;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod slot;
 
-pub use case::{ConvCase, conv_case, dtypes, long_conv_case, sequences};
+pub use case::{ConvCase, conv_case, dtypes, long_conv_case, sequences, trained_case, trained_long_case};
+pub use gradients::{Expected, Selection, check_gradients, selection};
 pub use memory::Memory;
 pub use numbers::{Numbers, Values, assert_admitted, assert_row_admitted, overwritten, same_bits};
 

@@ -75,6 +75,7 @@ fn call(tokens: usize) -> Call {
         parameters: DType::F32,
         bias: false,
         history: false,
+        dropout: None,
         seed: 1,
     };
     Call::draw(&case, Generator::Own { weight_bias: false })

@@ -28,6 +28,7 @@ fn case(dtype: DType, normalize: Normalize, bias: bool) -> impl Strategy<Value =
             parameters: dtype,
             bias,
             history: false,
+            dropout: None,
             seed,
         },
     )

@@ -33,6 +33,7 @@ fn case(sequences: Sequences, dtype: DType) -> ConvCase {
         parameters: dtype,
         bias: false,
         history: false,
+        dropout: None,
         seed: 1,
     }
 }

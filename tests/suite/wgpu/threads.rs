@@ -24,6 +24,7 @@ fn case(i: usize) -> ConvCase {
         parameters: DType::F32,
         bias: true,
         history: false,
+        dropout: None,
         seed: i as u64,
     }
 }

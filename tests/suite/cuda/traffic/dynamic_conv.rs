@@ -28,6 +28,7 @@ fn run_dynamic_conv(
                 normalize,
                 sequences: sequences_of,
                 history: history.as_ref(),
+                dropout: None,
             };
             let run = || ops::dynamic_conv_given(&x, &logits, conv.window(), &options).unwrap();
             profiled_launches(device, run)
