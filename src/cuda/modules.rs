@@ -2,12 +2,29 @@
 
 use std::fmt;
 
-use crate::DType;
+use crate::{DType, Error, Result};
 
 /// A module of PTX.
 pub(crate) struct Module {
     pub(crate) name: &'static str,
-    pub(crate) ptx: &'static str,
+    /// Its text, packed by the build.
+    packed: &'static [u8],
+}
+
+impl Module {
+    /// Its text.
+    pub(crate) fn ptx(&self) -> Result<String> {
+        let spoiled = |reason: String| Error::Driver { what: "the text of a kernel", reason };
+        let text = miniz_oxide::inflate::decompress_to_vec(self.packed)
+            .map_err(|error| spoiled(format!("{}: {error}", self.name)))?;
+        String::from_utf8(text).map_err(|error| spoiled(format!("{}: {error}", self.name)))
+    }
+
+    /// Bytes of it in an executable.
+    #[cfg(test)]
+    pub(crate) const fn packed_len(&self) -> usize {
+        self.packed.len()
+    }
 }
 
 impl fmt::Debug for Module {
@@ -18,7 +35,7 @@ impl fmt::Debug for Module {
 
 macro_rules! module {
     ($name:literal) => {
-        &Module { name: $name, ptx: include_str!(concat!("../../kernels/ptx/", $name, ".ptx")) }
+        &Module { name: $name, packed: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".deflate")) }
     };
 }
 

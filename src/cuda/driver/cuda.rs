@@ -92,7 +92,7 @@ impl Cuda {
         if let Some(loaded) = modules.get(module.name) {
             return Ok(loaded.clone());
         }
-        let loaded = self.stream.context().load_module(Ptx::from_src(module.ptx));
+        let loaded = self.stream.context().load_module(Ptx::from_src(module.ptx()?));
         let loaded = loaded.map_err(|error| refused(module.name, error))?;
         Ok(modules.entry(module.name).insert_entry(loaded).get().clone())
     }

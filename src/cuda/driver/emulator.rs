@@ -55,7 +55,7 @@ impl Emulator {
         if let Some(loaded) = modules.get(module.name) {
             return Ok(loaded.clone());
         }
-        let loaded = ptx_emulator::Module::load(module.ptx, &self.memory);
+        let loaded = ptx_emulator::Module::load(&module.ptx()?, &self.memory);
         let loaded = loaded.map_err(|error| refused(module.name, &error))?;
         Ok(modules.entry(module.name).insert_entry(Arc::new(loaded)).get().clone())
     }

@@ -1,6 +1,7 @@
 //! Plans need no device: that they hold to what the kernel asks of them is asserted where they are made, for all here.
 
 use super::*;
+use crate::cuda::tests::text;
 use crate::{Sequences, Window};
 
 /// Devices with little shared memory, and with much.
@@ -53,7 +54,7 @@ fn plans_hold_to_what_the_kernel_asks() {
                             for limits in &DEVICES {
                                 let Some(launch) = launch(&problem, limits) else { continue };
                                 let entry = format!(".entry {}(", launch.entry);
-                                assert!(launch.module.ptx.contains(&entry), "{launch:?}");
+                                assert!(text(launch.module).contains(&entry), "{launch:?}");
                                 assert!(
                                     launch.grid > 0 && launch.shared <= limits.shared_memory,
                                     "{launch:?}"
