@@ -204,7 +204,7 @@ impl<W: Write> Report<W> {
         verdict: &str,
         what: impl Display,
     ) -> io::Result<()> {
-        writeln!(self.out, "{case:40} {place:13} {types:20} {verdict:7} {what}")
+        writeln!(self.out, "{case:50} {place:13} {types:20} {verdict:7} {what}")
     }
 
     fn finish(&mut self) -> io::Result<()> {

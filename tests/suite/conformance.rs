@@ -59,13 +59,13 @@ fn every_fixture_passes() {
     let counts = ["light_conv", "dynamic_conv", "span_conv", "attention"].map(count);
     assert_eq!(counts, [12, 11, 5, 5]);
     assert_eq!(fixtures.len(), 33);
-    // Three types; convolutions with 16 bits come once more, with f32 parameters; attention comes in two forms.
+    // The forward and the backward pass; three types; convolutions with 16 bits come once more, with f32 parameters; attention comes in two forms.
     // (wgpu has a run of the example.)
     let devices = devices().into_iter().filter(|device| device.backend() != Backend::Wgpu);
-    let places = devices.map(|device| (Place::Device(device), (12 + 11 + 5) * 5 + 5 * 2 * 3));
-    for (place, expected) in places.chain([(Place::Reference, 33)]) {
+    let places = devices.map(|device| (Place::Device(device), 2 * ((12 + 11 + 5) * 5 + 5 * 2 * 3)));
+    for (place, expected) in places.chain([(Place::Reference, 2 * 33)]) {
         let outcomes: Vec<Outcome> =
-            fixtures.iter().flat_map(|fixture| check::check(fixture, &place, &DType::ALL, false)).collect();
+            fixtures.iter().flat_map(|fixture| check::check(fixture, &place, &DType::ALL, true)).collect();
         for outcome in &outcomes {
             assert!(passed(outcome), "{} {place} {}: {:?}", outcome.case, outcome.types, outcome.result);
         }
@@ -203,11 +203,27 @@ fn truncated_files_are_errors() {
 }
 
 #[test]
-fn gradients_are_not_passed_over() {
-    for place in [Place::Reference, cpu()] {
-        let outcomes = check::check(&fixture("light_k3_same"), &place, &[DType::F32], true);
-        let passed: Vec<bool> = outcomes.iter().map(passed).collect();
-        assert_eq!(passed, [true, false], "{place}");
+fn wrong_gradients_fail() {
+    for fixture in fixtures() {
+        let gradients = |fixture: &Fixture| {
+            [Place::Reference, cpu()].map(|place| {
+                let outcomes = check::check(fixture, &place, &[DType::F32], true);
+                let of_gradients = |outcome: &&Outcome| outcome.case.ends_with(" gradients");
+                let (gradients, forward): (Vec<_>, Vec<_>) = outcomes.iter().partition(of_gradients);
+                assert!(!gradients.is_empty() && gradients.len() == forward.len());
+                assert!(forward.into_iter().all(passed), "{} on {place}", fixture.name);
+                gradients.into_iter().all(passed)
+            })
+        };
+        assert_eq!(gradients(&fixture), [true; 2], "{}", fixture.name);
+        let named = |name: &&String| *name != "dy" && name.starts_with('d') && *name != "depthwise";
+        let names: Vec<&String> = fixture.tensors.keys().filter(named).collect();
+        assert!(names.len() > 1, "{}: {names:?}", fixture.name);
+        for name in names {
+            let mut wrong = fixture.clone();
+            *wrong.tensors.get_mut(name).unwrap().values.last_mut().unwrap() += 1e-9;
+            assert_eq!(gradients(&wrong), [false; 2], "{}: {name} off by 1e-9", fixture.name);
+        }
     }
 }
 

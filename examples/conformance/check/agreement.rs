@@ -19,12 +19,16 @@ pub(crate) fn in_f64(value: f64) -> Estimate {
 /// Outputs against estimates: how many are wrong, and the element that is nearest to its bound or furthest past it.
 #[derive(Clone, Debug)]
 pub(crate) struct Agreement {
+    /// Which of several tensors it is.
+    name: Option<&'static str>,
     error: f64,
     allowed: f64,
     /// Indices of that element.
     at: Vec<usize>,
     wrong: usize,
     elements: usize,
+    /// The error over what was allowed, and more than 1 where it is wrong.
+    ratio: f64,
 }
 
 impl Agreement {
@@ -33,8 +37,9 @@ impl Agreement {
         if expected.len() != got.len() {
             return Err(format!("y has {} elements, expected {}", got.len(), expected.len()).into());
         }
-        let mut worst = Agreement { error: 0.0, allowed: 0.0, at: vec![], wrong: 0, elements: got.len() };
-        let mut worst_ratio = -1.0;
+        let elements = got.len();
+        let mut worst =
+            Agreement { name: None, error: 0.0, allowed: 0.0, at: vec![], wrong: 0, elements, ratio: -1.0 };
         for (i, (estimate, &got)) in expected.iter().zip(got).enumerate() {
             let admitted = estimate.admits(got, dtype);
             let error = (got - estimate.value).abs();
@@ -57,12 +62,23 @@ impl Agreement {
                 }
             };
             worst.wrong += usize::from(!admitted);
-            if ratio > worst_ratio {
-                worst_ratio = ratio;
+            if ratio > worst.ratio {
+                worst.ratio = ratio;
                 (worst.error, worst.allowed, worst.at) = (error, estimate.bound, indices(i, shape));
             }
         }
         Ok(worst)
+    }
+
+    /// The same of the tensor of that name.
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        Agreement { name: Some(name), ..self }
+    }
+
+    /// That of the tensor which is nearest to its bounds, or furthest past them.
+    pub(crate) fn worst(all: Vec<Agreement>) -> Result<Self> {
+        let worst = all.into_iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio));
+        worst.ok_or_else(|| "there are no gradients".into())
     }
 
     /// Whether every element is within its bound.
@@ -88,6 +104,9 @@ fn indices(mut flat: usize, shape: &[usize]) -> Vec<usize> {
 
 impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = self.name {
+            write!(f, "{name}: ")?;
+        }
         write!(f, "error {:.2e}, allowed {:.2e}", self.error, self.allowed)?;
         if !self.holds() {
             write!(f, ", at {:?}; {} of {} values are wrong", self.at, self.wrong, self.elements)?;

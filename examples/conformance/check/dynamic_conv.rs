@@ -1,10 +1,10 @@
-use lightspan::ops::{self, ConvOptions, DynamicConvOptions};
-use lightspan::problem::DynamicConvProblem;
+use lightspan::ops::{self, ConvOptions, DynamicConvGradients, DynamicConvOptions};
+use lightspan::problem::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted};
 use lightspan::reference::{self, DynamicConvInputs, Estimate, TapInputs};
 use lightspan::{Device, Sequences, Tensor};
 
 use super::inputs::{Array, Inputs, upload_optional, values};
-use super::{Operator, Result};
+use super::{Gradient, Operator, Result};
 
 pub(crate) struct DynamicConv {
     problem: DynamicConvProblem,
@@ -56,12 +56,8 @@ impl DynamicConv {
     }
 }
 
-impl Operator for DynamicConv {
-    fn shape(&self) -> &[usize] {
-        &self.x.shape
-    }
-
-    fn reference(&self) -> Vec<Estimate> {
+impl DynamicConv {
+    fn inputs(&self) -> DynamicConvInputs<'_> {
         let taps = match &self.taps {
             Taps::Given { logits } => TapInputs::Given(&logits.values),
             Taps::Generated { weight, weight_bias, query } => TapInputs::Generated {
@@ -71,28 +67,27 @@ impl Operator for DynamicConv {
             },
         };
         let bias = values(self.bias.as_ref());
-        let inputs = DynamicConvInputs { x: &self.x.values, taps, bias, history: None, seed: None };
-        reference::every_token(&self.sequences, self.problem.convolution().channels(), |s, t| {
-            reference::dynamic_conv(&self.problem, &self.sequences, inputs, (s, t))
-        })
+        DynamicConvInputs { x: &self.x.values, taps, bias, history: None, seed: None }
     }
 
-    fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
-        let conv = self.problem.convolution();
-        let (heads, window, normalize) = (conv.heads(), conv.window(), conv.normalize());
-        let x = self.x.upload(device)?;
-        let bias = upload_optional(self.bias.as_ref(), device)?;
+    /// Calls `given` or `generated` with the tensors on a device: x, the logits or the generator, and the options.
+    fn on<R>(
+        &self,
+        device: &Device,
+        given: impl FnOnce(&Tensor, &Tensor, &ConvOptions<'_>) -> lightspan::Result<R>,
+        generated: impl FnOnce(&Tensor, &Tensor, &DynamicConvOptions<'_>) -> lightspan::Result<R>,
+    ) -> lightspan::Result<R> {
+        let normalize = self.problem.convolution().normalize();
+        let (x, bias) = (self.x.upload(device)?, upload_optional(self.bias.as_ref(), device)?);
         let (bias, sequences) = (bias.as_ref(), Some(&self.sequences));
         match &self.taps {
             Taps::Given { logits } => {
-                let options = ConvOptions { bias, normalize, sequences, history: None, dropout: None };
-                ops::dynamic_conv_given(&x, &logits.upload(device)?, window, &options)
+                let options = ConvOptions { bias, normalize, sequences, ..Default::default() };
+                given(&x, &logits.upload(device)?, &options)
             }
             Taps::Generated { weight, weight_bias, query } => {
-                let (weight_bias, query) = (
-                    upload_optional(weight_bias.as_ref(), device)?,
-                    upload_optional(query.as_ref(), device)?,
-                );
+                let weight_bias = upload_optional(weight_bias.as_ref(), device)?;
+                let query = upload_optional(query.as_ref(), device)?;
                 let (weight_bias, query) = (weight_bias.as_ref(), query.as_ref());
                 let options = DynamicConvOptions {
                     query,
@@ -100,11 +95,63 @@ impl Operator for DynamicConv {
                     bias,
                     normalize,
                     sequences,
-                    history: None,
-                    dropout: None,
+                    ..Default::default()
                 };
-                ops::dynamic_conv(&x, &weight.upload(device)?, heads, window, &options)
+                generated(&x, &weight.upload(device)?, &options)
             }
         }
+    }
+}
+
+impl Operator for DynamicConv {
+    fn shape(&self) -> &[usize] {
+        &self.x.shape
+    }
+
+    fn reference(&self) -> Vec<Estimate> {
+        reference::every_token(&self.sequences, self.problem.convolution().channels(), |s, t| {
+            reference::dynamic_conv(&self.problem, &self.sequences, self.inputs(), (s, t))
+        })
+    }
+
+    fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
+        let (heads, window) = (self.problem.convolution().heads(), self.problem.convolution().window());
+        self.on(
+            device,
+            |x, logits, options| ops::dynamic_conv_given(x, logits, window, options),
+            |x, weight, options| ops::dynamic_conv(x, weight, heads, window, options),
+        )
+    }
+
+    fn gradients(&self, dy: &Array) -> Vec<Gradient> {
+        let problem = DynamicConvBackwardProblem::new(self.problem, DynamicConvWanted::ALL);
+        let problem = problem.expect("fixtures have no history");
+        let found = reference::dynamic_conv_backward(&problem, &self.sequences, self.inputs(), &dy.values);
+        let optional = |name, like: &Option<Array>, estimates| {
+            like.as_ref().map(|like| Gradient::of(name, like, estimates))
+        };
+        let mut all = vec![Gradient::of("dx", &self.x, found.x)];
+        match &self.taps {
+            Taps::Given { logits } => all.push(Gradient::of("dlogits", logits, found.logits)),
+            Taps::Generated { weight, weight_bias, query } => {
+                all.push(Gradient::of("dweight", weight, found.weight));
+                all.extend(optional("dweight_bias", weight_bias, found.weight_bias));
+                all.extend(optional("dquery", query, found.query));
+            }
+        }
+        all.extend(optional("dbias", &self.bias, found.bias));
+        all
+    }
+
+    fn run_backward(&self, device: &Device, dy: &Array) -> lightspan::Result<Vec<Tensor>> {
+        let (heads, window) = (self.problem.convolution().heads(), self.problem.convolution().window());
+        let (dy, wanted) = (dy.upload(device)?, DynamicConvWanted::ALL);
+        let found = self.on(
+            device,
+            |x, logits, options| ops::dynamic_conv_given_backward(x, logits, &dy, window, options, &wanted),
+            |x, weight, options| ops::dynamic_conv_backward(x, weight, &dy, heads, window, options, &wanted),
+        )?;
+        let DynamicConvGradients { x, logits, weight, weight_bias, query, bias } = found;
+        Ok([x, logits, weight, weight_bias, query, bias].into_iter().flatten().collect())
     }
 }

@@ -75,6 +75,12 @@ impl Array {
         self.dtype.unwrap_or(DType::F32)
     }
 
+    /// Other numbers in the same shape and type.
+    pub(crate) fn like(&self, values: impl Iterator<Item = f64>) -> Array {
+        let round = |value| self.dtype.map_or(value, |dtype| dtype.round(value));
+        Array { values: values.map(round).collect(), ..self.clone() }
+    }
+
     /// The tensor on a device. Numbers of a storage type are numbers of f32, so nothing is rounded here.
     pub(crate) fn upload(&self, device: &Device) -> lightspan::Result<Tensor> {
         let values: Vec<f32> = self.values.iter().map(|&value| value as f32).collect();

@@ -20,8 +20,8 @@ use lightspan::{DType, Device, Tensor};
 
 pub(crate) use agreement::Agreement;
 pub(crate) use fixture::Fixture;
-use inputs::Inputs;
 pub(crate) use inputs::Types;
+use inputs::{Array, Inputs};
 
 /// What is wrong with a fixture, or with a call made from one.
 pub(crate) type Fault = Box<dyn Error>;
@@ -84,6 +84,27 @@ trait Operator {
 
     /// y as the device has it.
     fn run(&self, device: &Device) -> lightspan::Result<Tensor>;
+
+    /// The gradients of all inputs from that of y, as the reference has them.
+    fn gradients(&self, dy: &Array) -> Vec<Gradient>;
+
+    /// The same, in that order, as the device has them.
+    fn run_backward(&self, device: &Device, dy: &Array) -> lightspan::Result<Vec<Tensor>>;
+}
+
+/// The gradient of one input.
+struct Gradient {
+    /// As the fixture calls it.
+    name: &'static str,
+    shape: Vec<usize>,
+    estimates: Vec<Estimate>,
+}
+
+impl Gradient {
+    /// That of an input of the shape of `like`.
+    fn of(name: &'static str, like: &Array, estimates: Vec<Estimate>) -> Self {
+        Gradient { name, shape: like.shape.clone(), estimates }
+    }
 }
 
 /// The operators that fixtures may hold, by the name they have there; attention comes in two forms.
@@ -138,21 +159,27 @@ pub(crate) fn check(fixture: &Fixture, place: &Place, dtypes: &[DType], gradient
         Err(fault) => return vec![outcome(fixture.name.clone(), Types::Exact, Err(fault))],
     };
     let mut outcomes = vec![];
-    let mut add = |case: String, types, result| {
+    let mut add = |case: String, types, result, backward: &dyn Fn() -> Result<Agreement>| {
         if gradients {
+            let gradients = backward();
             outcomes.push(outcome(case.clone(), types, result));
-            outcomes.push(outcome(format!("{case} gradients"), types, backward()));
+            outcomes.push(outcome(format!("{case} gradients"), types, gradients));
         } else {
             outcomes.push(outcome(case, types, result));
         }
     };
     match place {
         // Every form of an operator has the same formula.
-        Place::Reference => add(fixture.name.clone(), Types::Exact, forward_reference(fixture, forms[0])),
+        Place::Reference => {
+            let (op, name) = (forms[0], fixture.name.clone());
+            let backward = || backward_reference(fixture, op);
+            add(name, Types::Exact, forward_reference(fixture, op), &backward);
+        }
         Place::Device(device) => {
             for op in forms {
                 for types in Types::of(dtypes, op.has_parameters()) {
-                    add(op.case(fixture), types, forward(fixture, op, types, device));
+                    let backward = || backward(fixture, op, types, device);
+                    add(op.case(fixture), types, forward(fixture, op, types, device), &backward);
                 }
             }
         }
@@ -186,9 +213,41 @@ fn forward(fixture: &Fixture, op: Op, types: Types, device: &Device) -> Result<A
     Agreement::of(&operator.reference(), &got, y.dtype(), operator.shape())
 }
 
-/// Gradients against those of the fixture.
-fn backward() -> Result<Agreement> {
-    Err("gradients were asked for, and this version of lightspan has no backward pass".into())
+/// The reference's gradients against those of the fixture.
+fn backward_reference(fixture: &Fixture, op: Op) -> Result<Agreement> {
+    let inputs = Inputs { fixture, types: Types::Exact };
+    let operator = op.read(&inputs)?;
+    let gradients = operator.gradients(&inputs.tokens("dy", operator.shape())?);
+    let agreements = gradients.iter().map(|gradient| {
+        let found: Vec<f64> = gradient.estimates.iter().map(|estimate| estimate.value).collect();
+        let expected = inputs.parameter(gradient.name, &gradient.shape)?;
+        let expected: Vec<_> = expected.values.iter().map(|&value| agreement::in_f64(value)).collect();
+        Ok(Agreement::of(&expected, &found, DType::F32, &gradient.shape)?.named(gradient.name))
+    });
+    Agreement::worst(agreements.collect::<Result<_>>()?)
+}
+
+/// A device's gradients against the reference's.
+fn backward(fixture: &Fixture, op: Op, types: Types, device: &Device) -> Result<Agreement> {
+    let reference = backward_reference(fixture, op)?;
+    if !reference.holds() {
+        return Err(format!("the reference does not reproduce the gradients: {reference}").into());
+    }
+    let inputs = Inputs { fixture, types };
+    let operator = op.read(&inputs)?;
+    let dy = inputs.tokens("dy", operator.shape())?;
+    let (expected, found) = (operator.gradients(&dy), operator.run_backward(device, &dy)?);
+    if expected.len() != found.len() {
+        return Err(format!("{} gradients, expected {}", found.len(), expected.len()).into());
+    }
+    let agreements = expected.iter().zip(&found).map(|(Gradient { name, shape, estimates }, found)| {
+        if found.shape() != shape {
+            return Err(format!("{name} has shape {:?}, expected {shape:?}", found.shape()).into());
+        }
+        let values: Vec<f64> = found.to_f32()?.into_iter().map(f64::from).collect();
+        Ok(Agreement::of(estimates, &values, found.dtype(), shape)?.named(name))
+    });
+    Agreement::worst(agreements.collect::<Result<_>>()?)
 }
 
 impl fmt::Display for Place {

@@ -1,10 +1,10 @@
-use lightspan::ops::{self, SpanConvOptions, SpanConvTensors};
-use lightspan::problem::SpanConvProblem;
+use lightspan::ops::{self, SpanConvGradients, SpanConvOptions, SpanConvTensors};
+use lightspan::problem::{SpanConvBackwardProblem, SpanConvProblem, SpanConvWanted};
 use lightspan::reference::{self, Estimate, SpanConvInputs, SpanKeyInputs};
 use lightspan::{Device, Sequences, Tensor};
 
 use super::inputs::{Array, Inputs};
-use super::{Operator, Result};
+use super::{Gradient, Operator, Result};
 
 pub(crate) struct SpanConv {
     problem: SpanConvProblem,
@@ -42,12 +42,8 @@ impl SpanConv {
     }
 }
 
-impl Operator for SpanConv {
-    fn shape(&self) -> &[usize] {
-        &self.value.shape
-    }
-
-    fn reference(&self) -> Vec<Estimate> {
+impl SpanConv {
+    fn inputs(&self) -> SpanConvInputs<'_> {
         let key = SpanKeyInputs {
             x: &self.x.values,
             query: &self.query.values,
@@ -56,7 +52,7 @@ impl Operator for SpanConv {
             key_bias: Some(&self.key_bias.values),
             history: None,
         };
-        let inputs = SpanConvInputs {
+        SpanConvInputs {
             key,
             value: &self.value.values,
             weight: &self.weight.values,
@@ -64,14 +60,15 @@ impl Operator for SpanConv {
             bias: None,
             value_history: None,
             seed: None,
-        };
-        reference::every_token(&self.sequences, self.problem.key().outputs(), |s, t| {
-            reference::span_conv(&self.problem, &self.sequences, inputs, (s, t))
-        })
+        }
     }
 
-    fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
-        let conv = self.problem.conv().convolution();
+    /// Calls `run` with the tensors and the options on a device.
+    fn on<R>(
+        &self,
+        device: &Device,
+        run: impl FnOnce(&SpanConvTensors<'_>, &SpanConvOptions<'_>) -> lightspan::Result<R>,
+    ) -> lightspan::Result<R> {
         let (key_bias, weight_bias) = (self.key_bias.upload(device)?, self.weight_bias.upload(device)?);
         let tensors = SpanConvTensors {
             x: &self.x.upload(device)?,
@@ -84,12 +81,55 @@ impl Operator for SpanConv {
         let options = SpanConvOptions {
             key_bias: Some(&key_bias),
             weight_bias: Some(&weight_bias),
-            bias: None,
-            normalize: conv.normalize(),
+            normalize: self.problem.normalize(),
             sequences: Some(&self.sequences),
-            history: None,
-            dropout: None,
+            ..Default::default()
         };
-        ops::span_conv(&tensors, conv.heads(), conv.window(), &options)
+        run(&tensors, &options)
+    }
+}
+
+impl Operator for SpanConv {
+    fn shape(&self) -> &[usize] {
+        &self.value.shape
+    }
+
+    fn reference(&self) -> Vec<Estimate> {
+        reference::every_token(&self.sequences, self.problem.key().outputs(), |s, t| {
+            reference::span_conv(&self.problem, &self.sequences, self.inputs(), (s, t))
+        })
+    }
+
+    fn run(&self, device: &Device) -> lightspan::Result<Tensor> {
+        let conv = self.problem.conv().convolution();
+        self.on(device, |tensors, options| ops::span_conv(tensors, conv.heads(), conv.window(), options))
+    }
+
+    fn gradients(&self, dy: &Array) -> Vec<Gradient> {
+        let problem = SpanConvBackwardProblem::new(self.problem, SpanConvWanted::ALL);
+        let problem = problem.expect("fixtures have no history");
+        let found = reference::span_conv_backward(&problem, &self.sequences, self.inputs(), &dy.values);
+        vec![
+            Gradient::of("dx", &self.x, found.key.x),
+            Gradient::of("dquery", &self.query, found.key.query),
+            Gradient::of("ddepthwise", &self.depthwise, found.key.depthwise),
+            Gradient::of("dpointwise", &self.pointwise, found.key.pointwise),
+            Gradient::of("dkey_bias", &self.key_bias, found.key.key_bias),
+            Gradient::of("dvalue", &self.value, found.conv.x),
+            Gradient::of("dweight", &self.weight, found.conv.weight),
+            Gradient::of("dweight_bias", &self.weight_bias, found.conv.weight_bias),
+        ]
+    }
+
+    fn run_backward(&self, device: &Device, dy: &Array) -> lightspan::Result<Vec<Tensor>> {
+        let (dy, conv) = (dy.upload(device)?, self.problem.conv().convolution());
+        let found = self.on(device, |tensors, options| {
+            let (heads, window) = (conv.heads(), conv.window());
+            ops::span_conv_backward(tensors, &dy, heads, window, options, &SpanConvWanted::ALL)
+        })?;
+        let SpanConvGradients { x, query, depthwise, pointwise, key_bias, .. } = found;
+        let SpanConvGradients { value, weight, weight_bias, .. } = found;
+        let all = [x, query, depthwise, pointwise, key_bias, value, weight, weight_bias];
+        Ok(all.into_iter().flatten().collect())
     }
 }
