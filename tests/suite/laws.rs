@@ -1,5 +1,7 @@
 //! What must hold whatever the reference says.
 
+mod backward;
+
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -130,8 +132,7 @@ proptest! {
         constant in -3.0f64..3.0,
     ) {
         case.normalize = if in_range { Normalize::SoftmaxInRange } else { Normalize::Softmax };
-        case.bias = false;
-        case.history = false;
+        (case.bias, case.history, case.dropout) = (false, false, None);
         case.sequences = case.sequences.clone().after(&vec![0; case.sequences.as_slice().len()]).unwrap();
         let mut call = Call::draw(kind, &case);
         let constant = case.dtype.round(constant);
@@ -166,7 +167,8 @@ proptest! {
         raw in any::<bool>(),
     ) {
         case.normalize = if raw { Normalize::None } else { Normalize::Softmax };
-        (case.history, case.bias, case.dtype, case.parameters) = (false, false, DType::F32, DType::F32);
+        (case.history, case.bias, case.dropout) = (false, false, None);
+        (case.dtype, case.parameters) = (DType::F32, DType::F32);
         case.sequences = Sequences::batch(1, time).unwrap();
         let plain = Call::draw(kind, &case);
         let mut shifted = Call::draw(kind, &case);
@@ -268,7 +270,6 @@ impl Fed<'_> {
                         normalize,
                         sequences: some_sequences,
                         history: some_history,
-                        dropout: None,
                         ..Default::default()
                     };
                     ops::light_conv(&x, &light, window, &options)
@@ -278,7 +279,6 @@ impl Fed<'_> {
                         normalize,
                         sequences: some_sequences,
                         history: some_history,
-                        dropout: None,
                         ..Default::default()
                     };
                     ops::dynamic_conv(&x, &generator, heads, window, &options)

@@ -24,6 +24,9 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Every gradient, in the types of the inputs.
+    pub const ALL: Self = Selection { bits: u16::MAX, wide: false };
+
     /// Whether the i-th gradient is asked for.
     pub fn has(self, i: usize) -> bool {
         self.bits >> i & 1 == 1
