@@ -97,6 +97,7 @@ fn run(
         weight: weight.into(),
         bias: None,
         history: None,
+        seed: None,
         y: RowsMut::contiguous(y),
     };
     operator.run(args, scratch)

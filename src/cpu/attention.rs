@@ -1,5 +1,8 @@
+mod backward;
 mod fused;
 mod naive;
+
+pub use backward::{AttentionBackward, AttentionBackwardArgs};
 
 use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;

@@ -1,17 +1,23 @@
+mod backward;
 mod channel_lanes;
+mod logit_gradient;
 mod plan;
 mod token_lanes;
 
 pub(super) use plan::TapSource;
 
+pub(super) use backward::{Call as BackwardCall, Gradients as BackwardGradients};
+pub use backward::{DynamicConvBackward, DynamicConvBackwardArgs};
+
 use crate::cpu::buffer::check_optional;
-use crate::cpu::dynamic_conv::plan::{Plan, Tile};
+use crate::cpu::dropout::check_seed;
+use crate::cpu::dynamic_conv::plan::{Plan, Tile, TileTaps};
 use crate::cpu::phase::Tokens;
 use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
 use crate::cpu::{Elements, Rows, RowsMut};
 use crate::problem::{DynamicConvProblem, Taps};
-use crate::{Error, Result, Sequences};
+use crate::{Dropout, Error, Result, Sequences};
 
 /// Dynamic convolution, prepared: see [`DynamicConvProblem`].
 #[derive(Clone, Debug)]
@@ -52,6 +58,8 @@ pub struct DynamicConvArgs<'a> {
     pub bias: Option<Elements<'a>>,
     /// `[sequences, (K - 1) r, C]`, where the problem has one.
     pub history: Option<Elements<'a>>,
+    /// What dropout's random numbers are made from, where the problem drops weights.
+    pub seed: Option<u64>,
     /// `[tokens, C]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -83,9 +91,9 @@ impl DynamicConv {
     /// For a slice of another type than the problem's or too short for it, sequences of another shape, an input that
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
     pub fn run(&self, args: DynamicConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
-        let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
-        let call = self.check(["x", "history"], sequences, x, history, bias, y)?;
-        let source = self.check_taps(taps, call.tokens.x)?;
+        let DynamicConvArgs { sequences, x, taps, bias, history, seed, y } = args;
+        let call = self.check(["x", "history"], sequences, (x, history), bias, seed, y)?;
+        let source = check_taps(&self.problem, taps, call.tokens.x)?;
         self.launch(&call, source, scratch)
     }
 
@@ -94,22 +102,23 @@ impl DynamicConv {
         &self,
         names: [&'static str; 2],
         sequences: &'a Sequences,
-        x: Rows<'a>,
-        history: Option<Elements<'a>>,
+        (x, history): (Rows<'a>, Option<Elements<'a>>),
         bias: Option<Elements<'a>>,
+        seed: Option<u64>,
         y: RowsMut<'a>,
     ) -> Result<Call<'a>> {
         let conv = self.problem.convolution();
         let tokens = Tokens::check(names, conv, sequences, x, history)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
-        Ok(Call { sequences, tokens, bias, y })
+        let dropout = check_seed(conv, seed)?;
+        Ok(Call { sequences, tokens, bias, dropout, y })
     }
 
     /// Runs a checked call; only the scratch may still be too little.
     pub(super) fn launch(&self, call: &Call<'_>, source: TapSource<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
-        let Call { sequences, tokens, bias, y } = call;
+        let Call { sequences, tokens, bias, dropout, y } = call;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
         let (bias, generator) = self.plan.split_shared(shared, *bias);
@@ -117,12 +126,17 @@ impl DynamicConv {
         self.plan.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, heads, scratch| {
             let (taps, scratch) = scratch.split_at_mut(self.plan.taps_len());
             self.plan.taps(conv, &source, sequences, (rows.clone(), heads.clone()), taps, scratch);
+            if let Some(dropout) = *dropout {
+                self.plan.drop_taps(dropout, (rows.clone(), heads.clone()), taps);
+            }
+            self.plan.clear_out_of_range(conv, sequences, rows.clone(), taps);
+            let taps = &*taps;
             let columns = heads.start * conv.head_channels()..heads.end * conv.head_channels();
             let tile = Tile {
                 plan: &self.plan,
                 conv,
                 tokens: *tokens,
-                taps,
+                taps: TileTaps::Own(taps),
                 bias: &*bias,
                 rows: rows.clone(),
                 heads,
@@ -135,7 +149,7 @@ impl DynamicConv {
                 // SAFETY: tiles are disjoint in rows or columns, and the pieces of one tile in rows.
                 unsafe { y.zero(piece.padding.clone(), columns.clone()) };
                 if self.plan.lanes_are_tokens(&piece) {
-                    token_lanes::convolve(&tile, &piece, scratch, store);
+                    token_lanes::convolve(&tile, taps, &piece, scratch, store);
                 } else {
                     channel_lanes::convolve(&tile, &piece, scratch, store);
                 }
@@ -143,45 +157,44 @@ impl DynamicConv {
         });
         Ok(())
     }
+}
 
-    fn check_taps<'a>(&self, taps: TapArgs<'a>, x: Source<'a>) -> Result<TapSource<'a>> {
-        let conv = self.problem.convolution();
-        let (tokens, logits) = (conv.sequences().tokens(), self.problem.logits());
-        let dtype = conv.parameters();
-        match (self.problem.taps(), taps) {
-            (Taps::Given, TapArgs::Given { logits: given }) => {
-                Ok(TapSource::Given(given.check("logits", dtype, tokens, logits)?))
-            }
-            (
-                Taps::Generated { query_channels, query: query_dtype, weight_bias: has_bias },
-                TapArgs::Generated { weight, weight_bias, query },
-            ) => {
-                self.check_generator(query_channels, has_bias, weight, weight_bias)?;
-                let query = match (query_dtype, query) {
-                    (Some(dtype), Some(query)) => query.check("query", dtype, tokens, query_channels)?,
-                    (None, None) => x,
-                    (Some(_), None) => return Err(Error::Missing { tensor: "query" }),
-                    (None, Some(_)) => return Err(Error::Surplus { tensor: "query" }),
-                };
-                Ok(TapSource::Generated { weight, weight_bias, query, channels: query_channels })
-            }
-            (Taps::Given, TapArgs::Generated { .. }) => Err(Error::Missing { tensor: "logits" }),
-            (Taps::Generated { .. }, TapArgs::Given { .. }) => Err(Error::Surplus { tensor: "logits" }),
+/// The checked source of taps, where x is the query unless there is another.
+fn check_taps<'a>(problem: &DynamicConvProblem, taps: TapArgs<'a>, x: Source<'a>) -> Result<TapSource<'a>> {
+    let conv = problem.convolution();
+    let (tokens, logits, dtype) = (conv.sequences().tokens(), problem.logits(), conv.parameters());
+    match (problem.taps(), taps) {
+        (Taps::Given, TapArgs::Given { logits: given }) => {
+            Ok(TapSource::Given(given.check("logits", dtype, tokens, logits)?))
         }
+        (
+            Taps::Generated { query_channels, query: query_dtype, .. },
+            TapArgs::Generated { weight, weight_bias, query },
+        ) => {
+            check_generator(problem, weight, weight_bias)?;
+            let query = match (query_dtype, query) {
+                (Some(dtype), Some(query)) => query.check("query", dtype, tokens, query_channels)?,
+                (None, None) => x,
+                (Some(_), None) => return Err(Error::Missing { tensor: "query" }),
+                (None, Some(_)) => return Err(Error::Surplus { tensor: "query" }),
+            };
+            Ok(TapSource::Generated { weight, weight_bias, query, channels: query_channels })
+        }
+        (Taps::Given, TapArgs::Generated { .. }) => Err(Error::Missing { tensor: "logits" }),
+        (Taps::Generated { .. }, TapArgs::Given { .. }) => Err(Error::Surplus { tensor: "logits" }),
     }
+}
 
-    /// An error unless generator and generator bias are those of the problem.
-    pub(super) fn check_generator(
-        &self,
-        query_channels: usize,
-        has_bias: bool,
-        weight: Elements<'_>,
-        weight_bias: Option<Elements<'_>>,
-    ) -> Result<()> {
-        let (dtype, logits) = (self.problem.convolution().parameters(), self.problem.logits());
-        weight.check("weight", dtype, logits * query_channels)?;
-        check_optional("weight_bias", weight_bias, has_bias, dtype, logits)
-    }
+/// An error unless generator and generator bias are those of the problem.
+pub(super) fn check_generator(
+    problem: &DynamicConvProblem,
+    weight: Elements<'_>,
+    weight_bias: Option<Elements<'_>>,
+) -> Result<()> {
+    let Taps::Generated { query_channels, weight_bias: has_bias, .. } = problem.taps() else { return Ok(()) };
+    let (dtype, logits) = (problem.convolution().parameters(), problem.logits());
+    weight.check("weight", dtype, logits * query_channels)?;
+    check_optional("weight_bias", weight_bias, has_bias, dtype, logits)
 }
 
 /// A checked call, but for its taps.
@@ -189,5 +202,6 @@ pub(super) struct Call<'a> {
     sequences: &'a Sequences,
     tokens: Tokens<'a>,
     bias: Option<Elements<'a>>,
+    dropout: Option<Dropout>,
     y: Sink<'a>,
 }

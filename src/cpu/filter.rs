@@ -1,15 +1,21 @@
 //! Convolution with taps that all tokens share: light convolution, and the depthwise part of a span-aware key.
 
+mod gradient;
+mod weights;
+
+pub(crate) use gradient::TapGradient;
+pub(crate) use weights::Weights;
+
 use std::ops::Range;
 
-use crate::Normalize;
 use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
-use crate::cpu::softmax::softmax_row;
+use crate::cpu::rows::Sink;
 use crate::cpu::taps::SharedTaps;
 use crate::cpu::tiles::Tiles;
-use crate::cpu::{Elements, padded};
+use crate::cpu::{Elements, arch, padded};
 use crate::problem::Convolution;
 use crate::sequences::Piece;
+use crate::{Dropout, Normalize, Sequences};
 
 /// Channels of a tile: rows long enough that memory streams, and few enough that a tile fits in the second cache.
 const TILE_CHANNELS: usize = 512;
@@ -22,8 +28,8 @@ const BLOCK: usize = 64;
 pub(crate) struct FilterPlan {
     tokens: usize,
     channels: usize,
-    heads: usize,
     width: usize,
+    weights: usize,
     /// The taps that are in range for any token: a window may be much wider than its sequences are long.
     used: Range<usize>,
     tile_tokens: usize,
@@ -34,15 +40,12 @@ pub(crate) struct FilterPlan {
 impl FilterPlan {
     pub(crate) fn new(conv: &Convolution) -> Self {
         let (tile_tokens, longest, window) = (tile_tokens(conv), conv.sequences().longest(), conv.window());
-        let past = if conv.has_history() { window.reach() } else { 0 };
-        let first = window.taps_in_range(longest.saturating_sub(1), longest, past).start;
-        let end = window.taps_in_range(0, longest, past).end;
         FilterPlan {
             tokens: conv.sequences().tokens(),
             channels: conv.channels(),
-            heads: conv.heads(),
             width: window.width(),
-            used: first..end.max(first),
+            weights: Weights::len(conv),
+            used: used_taps(conv),
             tile_tokens,
             staged: Staged { block: BLOCK, stride: BLOCK, rows: Phase::max_rows(conv, tile_tokens, longest) },
             edges: conv.normalize() == Normalize::SoftmaxInRange,
@@ -53,7 +56,7 @@ impl FilterPlan {
     pub(crate) fn shared(&self) -> usize {
         // Windows so wide that these overflow have weights that no memory holds, and a run refuses them.
         let expanded = (self.used.len() + 1).saturating_mul(padded(self.channels));
-        expanded.saturating_add(self.heads * self.width)
+        expanded.saturating_add(self.weights)
     }
 
     /// Numbers of scratch for each worker: the rows of a phase, its outputs, and the taps of a token at the edge.
@@ -68,7 +71,7 @@ impl FilterPlan {
     }
 
     /// Tokens by channels.
-    pub(crate) fn tiles(&self) -> Tiles {
+    fn tiles(&self) -> Tiles {
         Tiles::new(self.tokens, self.channels, self.tile_tokens, self.tile_channels())
     }
 
@@ -89,45 +92,78 @@ impl FilterPlan {
         conv: &'a Convolution,
         weight: Elements<'a>,
         bias: Option<Elements<'_>>,
+        dropout: Option<Dropout>,
         shared: &'a mut [f32],
     ) -> Filter<'a> {
+        let (weights, expanded) = shared.split_at_mut(self.weights);
+        let weights = Weights::prepare(conv, weight, dropout, weights);
+        self.expand(conv, weights, bias, Direction::Forward, expanded)
+    }
+
+    /// The same for the gradient of the tokens: convolution of the gradient of the outputs along `mirrored`, the
+    /// convolution that this plan was made for, with the weights of the one whose gradient it is.
+    pub(crate) fn prepare_mirrored<'a>(
+        &'a self,
+        mirrored: &'a Convolution,
+        weight: Elements<'a>,
+        dropout: Option<Dropout>,
+        shared: &'a mut [f32],
+    ) -> Filter<'a> {
+        let (weights, expanded) = shared.split_at_mut(self.weights);
+        let weights = Weights::prepare(mirrored, weight, dropout, weights);
+        self.expand(mirrored, weights, None, Direction::Backward, expanded)
+    }
+
+    fn expand<'a>(
+        &'a self,
+        conv: &'a Convolution,
+        weights: Weights<'a>,
+        bias: Option<Elements<'_>>,
+        direction: Direction,
+        memory: &'a mut [f32],
+    ) -> Filter<'a> {
         let channels = padded(self.channels);
-        let (by_head, rest) = shared.split_at_mut(self.heads * self.width);
-        let (taps, expanded_bias) = rest.split_at_mut(self.used.len() * channels);
-        weight.load(0, by_head);
-        if conv.normalize() != Normalize::None {
-            by_head.chunks_exact_mut(self.width).for_each(softmax_row);
-        }
+        let (taps, rest) = memory.split_at_mut(self.used.len() * channels);
+        let expanded_bias = &mut rest[..channels];
         taps.fill(0.0);
         for (j, taps) in self.used.clone().zip(taps.chunks_exact_mut(channels)) {
-            expand(&by_head[j..], self.width, conv.head_channels(), 0..self.channels, taps);
+            let tap = match direction {
+                Direction::Forward => j,
+                Direction::Backward => self.width - 1 - j,
+            };
+            weights.expand(tap, 0..self.channels, taps);
         }
         expanded_bias.fill(0.0);
         if let Some(bias) = bias {
             bias.load(0, &mut expanded_bias[..self.channels]);
         }
-        Filter { plan: self, conv, weight, taps, bias: expanded_bias }
+        Filter { plan: self, conv, weights, direction, taps, bias: expanded_bias }
     }
 }
 
-/// Repeats one tap of each head, `stride` apart, for the channels of that head: those of `columns`, whose first head is
-/// the first of `by_head`.
-fn expand(by_head: &[f32], stride: usize, head_channels: usize, columns: Range<usize>, out: &mut [f32]) {
-    let mut column = columns.start;
-    let mut rest = &mut out[..columns.len()];
-    for tap in by_head.iter().step_by(stride) {
-        let count = (head_channels - column % head_channels).min(rest.len());
-        let (head, after) = rest.split_at_mut(count);
-        head.fill(*tap);
-        (rest, column) = (after, column + count);
-    }
+/// The taps that are in range for any token.
+fn used_taps(conv: &Convolution) -> Range<usize> {
+    let (longest, window) = (conv.sequences().longest(), conv.window());
+    let past = if conv.has_history() { window.reach() } else { 0 };
+    let first = window.taps_in_range(longest.saturating_sub(1), longest, past).start;
+    first..window.taps_in_range(0, longest, past).end.max(first)
+}
+
+/// Which way a convolution goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// From tokens to outputs.
+    Forward,
+    /// From the gradient of outputs to that of tokens: along the mirrored window, the last tap first.
+    Backward,
 }
 
 /// A weight made ready: taps for each channel.
 pub(crate) struct Filter<'a> {
     plan: &'a FilterPlan,
     conv: &'a Convolution,
-    weight: Elements<'a>,
+    weights: Weights<'a>,
+    direction: Direction,
     /// Those in use, `[taps, padded(C)]`.
     taps: &'a [f32],
     /// `[padded(C)]`.
@@ -135,6 +171,26 @@ pub(crate) struct Filter<'a> {
 }
 
 impl Filter<'_> {
+    /// Convolves all tokens, and makes zeros of the padding.
+    pub(crate) fn convolve_all(
+        &self,
+        sequences: &Sequences,
+        tokens: Tokens<'_>,
+        out: &Sink<'_>,
+        (worker_parts, worker_len): (&mut [f32], usize),
+    ) {
+        self.plan.tiles().for_each(worker_parts, worker_len, |rows, columns, scratch| {
+            for piece in sequences.pieces(rows) {
+                // SAFETY: tiles are disjoint in rows or columns, and the pieces of one tile in rows.
+                unsafe { out.zero(piece.padding.clone(), columns.clone()) };
+                self.convolve(tokens, &piece, columns.clone(), scratch, |row, column, values| {
+                    // SAFETY: tiles are disjoint in rows or columns, and so are the rows of one tile.
+                    unsafe { out.store(row, column, values) };
+                });
+            }
+        });
+    }
+
     /// Convolves columns of the tokens of `piece`, and gives each row (its number, first column, values) to `sink`.
     pub(crate) fn convolve(
         &self,
@@ -187,20 +243,60 @@ impl Filter<'_> {
             }
             .run();
         };
-        let interior = phase.interior();
+        // Rows whose tokens have weights of their own do not go through the taps that all share.
+        let scattered = self.plan.edges && self.direction == Direction::Backward;
+        let shared = if scattered { phase.interior_rows() } else { 0..phase.rows() };
+        let taps = |i| phase.taps_among(i, &shared);
+        let interior = phase.interior(&shared);
         if !interior.is_empty() {
             let taps = 0..self.plan.width;
             run(interior.clone(), taps.clone(), self.taps_from(taps, columns.start), channels);
         }
         for i in (0..interior.start).chain(interior.end..phase.count()) {
-            let taps = phase.taps(i);
-            if self.plan.edges && !taps.is_empty() {
-                let weights = self.normalize_in_range(taps.clone(), columns.clone(), edge);
+            let taps = taps(i);
+            if self.plan.edges && !scattered && !taps.is_empty() {
+                let weights = self.weights.expand_in_range(taps.clone(), columns.clone(), edge, BLOCK);
                 run(i..i + 1, taps, weights, BLOCK);
             } else {
                 run(i..i + 1, taps.clone(), self.taps_from(taps, columns.start), channels);
             }
         }
+        if scattered {
+            for m in (0..shared.start).chain(shared.end..phase.rows()) {
+                self.scatter((phase, m), columns.clone(), rows, edge, out, stride);
+            }
+        }
+    }
+
+    /// Adds what one row, with weights of its own, gives to every token that reads it.
+    fn scatter(
+        &self,
+        (phase, row): (&Phase, usize),
+        columns: Range<usize>,
+        rows: &[f32],
+        edge: &mut [f32],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let taps = phase.mirrored_taps(row);
+        if taps.is_empty() {
+            return;
+        }
+        let weights = self.weights.expand_in_range(taps.clone(), columns.clone(), edge, BLOCK);
+        let row_values = &rows[row * BLOCK..][..columns.len()];
+        arch().dispatch(
+            #[inline(always)]
+            || {
+                for (tap, weights) in taps.zip(weights.chunks_exact(BLOCK)) {
+                    if let Some(i) = phase.reader(row, self.plan.width - 1 - tap) {
+                        let out = &mut out[i * stride..][..columns.len()];
+                        for ((out, weight), x) in out.iter_mut().zip(weights).zip(row_values) {
+                            *out += weight * x;
+                        }
+                    }
+                }
+            },
+        );
     }
 
     /// The taps from a first one, which is in use unless there is none, from a first column on.
@@ -209,25 +305,5 @@ impl Filter<'_> {
             return &[];
         }
         &self.taps[(taps.start - self.plan.used.start) * padded(self.plan.channels) + column..]
-    }
-
-    /// The taps of a token that has only `taps` in range, normalised over those.
-    fn normalize_in_range<'e>(
-        &self,
-        taps: Range<usize>,
-        columns: Range<usize>,
-        edge: &'e mut [f32],
-    ) -> &'e [f32] {
-        let (r, count) = (self.conv.head_channels(), taps.len());
-        let heads = columns.start / r..(columns.end - 1) / r + 1;
-        let (by_head, out) = edge.split_at_mut(self.plan.used.len() * BLOCK);
-        for (h, row) in heads.zip(by_head.chunks_exact_mut(count)) {
-            self.weight.load(h * self.plan.width + taps.start, row);
-            softmax_row(row);
-        }
-        for (j, out) in (0..count).zip(out.chunks_exact_mut(BLOCK)) {
-            expand(&by_head[j..], count, r, columns.clone(), out);
-        }
-        out
     }
 }

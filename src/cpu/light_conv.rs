@@ -1,4 +1,9 @@
+mod backward;
+
+pub use backward::{LightConvBackward, LightConvBackwardArgs};
+
 use crate::cpu::buffer::check_optional;
+use crate::cpu::dropout::check_seed;
 use crate::cpu::filter::FilterPlan;
 use crate::cpu::phase::Tokens;
 use crate::cpu::scratch::Division;
@@ -26,6 +31,8 @@ pub struct LightConvArgs<'a> {
     pub bias: Option<Elements<'a>>,
     /// `[sequences, (K - 1) r, C]`, where the problem has one.
     pub history: Option<Elements<'a>>,
+    /// What dropout's random numbers are made from, where the problem drops weights.
+    pub seed: Option<u64>,
     /// `[tokens, C]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -59,25 +66,17 @@ impl LightConv {
     /// is missing or not part of the problem, or too little scratch. Nothing is written then.
     pub fn run(&self, args: LightConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let conv = self.problem.convolution();
-        let LightConvArgs { sequences, x, weight, bias, history, y } = args;
+        let LightConvArgs { sequences, x, weight, bias, history, seed, y } = args;
         let tokens = Tokens::check(["x", "history"], conv, sequences, x, history)?;
         let [heads, width] = self.problem.weight_shape();
         weight.check("weight", conv.parameters(), heads * width)?;
         check_optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
+        let dropout = check_seed(conv, seed)?;
         let y = y.check("y", conv.dtype(), conv.sequences().tokens(), conv.channels())?;
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
-        let filter = self.filter.prepare(conv, weight, bias, shared);
-        self.filter.tiles().for_each(worker_parts, self.scratch().worker_len(), |rows, columns, scratch| {
-            for piece in sequences.pieces(rows) {
-                // SAFETY: tiles are disjoint in rows or columns, and the pieces of one tile in rows.
-                unsafe { y.zero(piece.padding.clone(), columns.clone()) };
-                filter.convolve(tokens, &piece, columns.clone(), scratch, |row, column, values| {
-                    // SAFETY: tiles are disjoint in rows or columns, and so are the rows of one tile.
-                    unsafe { y.store(row, column, values) };
-                });
-            }
-        });
+        let filter = self.filter.prepare(conv, weight, bias, dropout, shared);
+        filter.convolve_all(sequences, tokens, &y, (worker_parts, self.scratch().worker_len()));
         Ok(())
     }
 }

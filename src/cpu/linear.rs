@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{LinearBackward, LinearBackwardArgs};
+
 use crate::cpu::buffer::check_optional;
 use crate::cpu::product::product_of_rows;
 use crate::cpu::scratch::Division;

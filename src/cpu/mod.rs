@@ -27,6 +27,7 @@
 //!         weight: (&[0.0f32, 0.0][..]).into(),
 //!         bias: None,
 //!         history: None,
+//!         seed: None,
 //!         y: cpu::RowsMut::contiguous(&mut y[..]),
 //!     },
 //!     &mut scratch,
@@ -41,8 +42,10 @@ use pulp::Arch;
 
 mod attention;
 mod buffer;
+mod dropout;
 mod dynamic_conv;
 mod filter;
+mod gradients;
 mod history;
 mod light_conv;
 mod linear;
@@ -57,15 +60,15 @@ mod taps;
 mod tiles;
 mod transpose;
 
-pub use attention::{Attention, AttentionArgs};
+pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use buffer::{Elements, ElementsMut};
-pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};
 pub use history::{History, HistoryArgs};
-pub use light_conv::{LightConv, LightConvArgs};
-pub use linear::{Linear, LinearArgs};
+pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
+pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
 pub use rows::{Rows, RowsMut};
-pub use span_conv::{SpanConv, SpanConvArgs};
-pub use span_key::{SpanKey, SpanKeyArgs};
+pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
+pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};
 
 pub(crate) use buffer::{Buffer, zeros};
 pub(crate) use scratch::ScratchPool;

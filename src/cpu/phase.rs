@@ -70,7 +70,6 @@ impl<'a> Tokens<'a> {
 pub(crate) struct Phase {
     piece: Piece,
     window: Window,
-    past: usize,
     first: usize,
     count: usize,
     skipped: usize,
@@ -92,7 +91,7 @@ impl Phase {
             let skipped = window.left().saturating_sub(first + past).div_ceil(r).min(all);
             let end = (length + window.left()).saturating_sub(first).div_ceil(r).min(all);
             let rows = end.saturating_sub(skipped);
-            Phase { piece: piece.clone(), window, past, first, count, skipped, rows }
+            Phase { piece: piece.clone(), window, first, count, skipped, rows }
         })
     }
 
@@ -113,10 +112,36 @@ impl Phase {
         self.piece.sequence.first + self.first + i * self.window.dilation()
     }
 
+    /// How many rows there are.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The taps of the i-th token that are in range.
     pub(crate) fn taps(&self, i: usize) -> Range<usize> {
-        let token = self.first + i * self.window.dilation();
-        self.window.taps_in_range(token, self.piece.sequence.length, self.past)
+        self.taps_among(i, &(0..self.rows))
+    }
+
+    /// The taps of the i-th token that read one of `rows`.
+    pub(crate) fn taps_among(&self, i: usize, rows: &Range<usize>) -> Range<usize> {
+        let tap = |row: usize| (row + self.skipped).saturating_sub(i).min(self.window.width());
+        tap(rows.start)..tap(rows.end)
+    }
+
+    /// The taps that are in range for some token.
+    pub(crate) fn taps_in_use(&self) -> Range<usize> {
+        let last = self.taps(self.count - 1);
+        last.start..self.taps(0).end.max(last.start)
+    }
+
+    /// Row of the tensor that tap j of the i-th token reads; the tap must be in range, and not in the history.
+    pub(crate) fn read_row(&self, i: usize, tap: usize) -> usize {
+        self.piece.sequence.first + self.position(self.row(i, tap)).unsigned_abs()
+    }
+
+    /// How many rows before the first that there is the first token would read by a tap that some token has in range.
+    pub(crate) fn missing(&self, tap: usize) -> usize {
+        self.skipped - tap
     }
 
     /// The row that tap j of the i-th token reads; the tap must be in range.
@@ -124,20 +149,53 @@ impl Phase {
         i + tap - self.skipped
     }
 
-    /// The tokens whose taps are all in range: the others come before or after them.
-    pub(crate) fn interior(&self) -> Range<usize> {
-        let inside = |&i: &usize| self.taps(i).len() == self.window.width();
-        match (0..self.count).find(inside) {
-            Some(start) => start..(0..self.count).rev().find(inside).map_or(start, |last| last + 1),
+    /// The tokens of which tap j is in range, for all j of `taps`.
+    pub(crate) fn tokens_of(&self, taps: &Range<usize>) -> Range<usize> {
+        self.tokens_among(taps, &(0..self.rows))
+    }
+
+    /// The tokens all of whose taps read one of `rows`: the others come before or after them.
+    pub(crate) fn interior(&self, rows: &Range<usize>) -> Range<usize> {
+        self.tokens_among(&(0..self.window.width()), rows)
+    }
+
+    fn tokens_among(&self, taps: &Range<usize>, rows: &Range<usize>) -> Range<usize> {
+        let start = (rows.start + self.skipped).saturating_sub(taps.start);
+        let end = (rows.end + self.skipped).saturating_sub(taps.end - 1).min(self.count);
+        if start < end { start..end } else { 0..0 }
+    }
+
+    /// Where the token of a row stands in its sequence; negative where it is history.
+    pub(crate) fn position(&self, row: usize) -> isize {
+        self.window.token(self.first, self.skipped) + (row * self.window.dilation()) as isize
+    }
+
+    /// The taps with which the token of a row, as an output of the mirrored convolution, reads tokens that are in range. For
+    /// convolutions without history.
+    pub(crate) fn mirrored_taps(&self, row: usize) -> Range<usize> {
+        let token = self.position(row).unsigned_abs();
+        self.window.mirrored().taps_in_range(token, self.piece.sequence.length, 0)
+    }
+
+    /// The rows whose tokens, as outputs of the mirrored convolution, have all their taps in range: the others come before
+    /// or after them. For convolutions without history.
+    pub(crate) fn interior_rows(&self) -> Range<usize> {
+        let inside = |&row: &usize| self.mirrored_taps(row).len() == self.window.width();
+        match (0..self.rows).find(inside) {
+            Some(start) => start..(0..self.rows).rev().find(inside).map_or(start, |last| last + 1),
             None => 0..0,
         }
     }
 
+    /// The token that reads a row by a tap, if it is of this phase.
+    pub(crate) fn reader(&self, row: usize, tap: usize) -> Option<usize> {
+        (row + self.skipped).checked_sub(tap).filter(|&i| i < self.count)
+    }
+
     /// Copies the columns of all rows into `out`, as f32.
     pub(crate) fn stage(&self, tokens: Tokens<'_>, columns: Range<usize>, staged: Staged, out: &mut [f32]) {
-        let start = self.window.token(self.first, self.skipped);
         for m in 0..self.rows {
-            let position = start + (m * self.window.dilation()) as isize;
+            let position = self.position(m);
             let out = &mut out[m * staged.stride..];
             tokens.load(self.window, &self.piece, position, columns.clone(), staged, out);
         }

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::slice::from_raw_parts_mut;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 use half::{bf16, f16};
 
@@ -111,6 +111,21 @@ pub(crate) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
+    /// Rows of `channels` numbers, one after another.
+    pub(crate) fn of(data: &'a [f32], channels: usize) -> Self {
+        Source { data: data.into(), stride: channels }
+    }
+
+    /// The checked elements of a matrix, rows of `channels` one after another.
+    pub(crate) fn of_elements(data: Elements<'a>, channels: usize) -> Self {
+        Source { data, stride: channels }
+    }
+
+    /// The type of the elements.
+    pub(crate) fn dtype(&self) -> DType {
+        self.data.dtype()
+    }
+
     /// Columns from `column` on of one row, as f32.
     pub(crate) fn load(&self, row: usize, column: usize, out: &mut [f32]) {
         self.data.load(row * self.stride + column, out);
@@ -179,8 +194,23 @@ pub(crate) struct Sink<'a> {
 // SAFETY: a Sink is the unique borrow of a slice of plain numbers, which may be sent; writing through it from several
 // threads is made safe by the contract of `store`.
 unsafe impl Send for Sink<'_> {}
-// SAFETY: as above; `store` is the only access, and its caller promises that no two threads write the same element.
+// SAFETY: as above; `store` and `load` are the only access, and their callers promise that no two threads write the same
+// element, and that none reads what another writes.
 unsafe impl Sync for Sink<'_> {}
+
+impl<'a> Sink<'a> {
+    /// Rows of `channels` numbers, one after another.
+    pub(crate) fn of(data: &'a mut [f32], channels: usize) -> Self {
+        let tokens = data.len() / channels.max(1);
+        Sink {
+            pointer: Pointer::F32(data.as_mut_ptr()),
+            stride: channels,
+            channels,
+            tokens,
+            slice: PhantomData,
+        }
+    }
+}
 
 impl Sink<'_> {
     /// Rounds `values` into one row, from `column` on.
@@ -201,6 +231,25 @@ impl Sink<'_> {
             }
         };
         row.store(values);
+    }
+
+    /// Columns from `column` on of one row, as f32.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may write any of these elements during the call, and all must have been written before.
+    pub(crate) unsafe fn load(&self, row: usize, column: usize, out: &mut [f32]) {
+        assert!(row < self.tokens && column + out.len() <= self.channels);
+        let (start, len) = (row * self.stride + column, out.len());
+        // SAFETY: as in `store`.
+        let row = unsafe {
+            match self.pointer {
+                Pointer::F32(pointer) => Elements::F32(from_raw_parts(pointer.add(start), len)),
+                Pointer::F16(pointer) => Elements::F16(from_raw_parts(pointer.add(start), len)),
+                Pointer::BF16(pointer) => Elements::BF16(from_raw_parts(pointer.add(start), len)),
+            }
+        };
+        row.load(0, out);
     }
 
     /// Writes zeros to some columns of rows.

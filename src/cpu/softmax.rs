@@ -120,6 +120,79 @@ impl<'a> OnlineSoftmax<'a> {
         }
         self.scale
     }
+
+    /// What [`weigh`] makes weights of, from the same logits again: the largest logit, and one over the sum. Weights of a
+    /// column in which nothing was seen are not numbers.
+    pub(crate) fn statistics(self) -> (&'a [f32], &'a [f32]) {
+        for ((max, scale), &mut sum) in self.max.iter_mut().zip(&mut *self.scale).zip(self.sum) {
+            *max = if *max == f32::NEG_INFINITY { 0.0 } else { *max };
+            *scale = 1.0 / sum;
+        }
+        (self.max, self.scale)
+    }
+}
+
+/// Whether each row has a number of its own, or each column.
+#[derive(Clone, Copy)]
+pub(crate) enum Along {
+    Rows,
+    Columns,
+}
+
+/// Replaces logits, `rows` rows of `stride` numbers (a multiple of 16), by e^(logit - base) scale, with a base and a scale
+/// for each row or column, as [`OnlineSoftmax::statistics`] found them.
+///
+/// Logits may be computed in another order than they were then, so that one may come out a little over the largest.
+pub(crate) fn weigh(
+    logits: &mut [f32],
+    rows: usize,
+    stride: usize,
+    along: Along,
+    base: &[f32],
+    scale: &[f32],
+) {
+    arch().dispatch(Weigh { logits: &mut logits[..rows * stride], stride, along, base, scale });
+}
+
+struct Weigh<'a> {
+    logits: &'a mut [f32],
+    stride: usize,
+    along: Along,
+    base: &'a [f32],
+    scale: &'a [f32],
+}
+
+impl WithSimd for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (bases, _) = S::as_simd_f32s(self.base);
+        let (scales, _) = S::as_simd_f32s(self.scale);
+        for (i, row) in vector_rows::<S>(self.logits, self.stride).enumerate() {
+            match self.along {
+                Along::Rows => {
+                    let (base, scale) = (simd.splat_f32s(self.base[i]), simd.splat_f32s(self.scale[i]));
+                    for x in row {
+                        *x = weight(simd, *x, base, scale);
+                    }
+                }
+                Along::Columns => {
+                    for ((x, base), scale) in row.iter_mut().zip(bases).zip(scales) {
+                        *x = weight(simd, *x, *base, *scale);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn weight<S: Simd>(simd: S, logit: S::f32s, base: S::f32s, scale: S::f32s) -> S::f32s {
+    let (zero, distance) = (simd.splat_f32s(0.0), simd.sub_f32s(logit, base));
+    // What is not a number stays what it is.
+    let distance = simd.select_f32s(simd.greater_than_f32s(distance, zero), zero, distance);
+    simd.mul_f32s(exp(simd, distance), scale)
 }
 
 struct AddRows<'a, 'm> {
@@ -266,5 +339,40 @@ mod tests {
                 assert!((row[i] - online[i * 16] * total).abs() < 1e-6);
             }
         }
+    }
+
+    #[test]
+    fn weights_are_made_again_of_statistics() {
+        let logits = |i: usize, column: usize| ((i * 37 + column * 5) % 11) as f32 - 5.0;
+        let fill = |rows: usize| -> Vec<f32> { (0..rows * 16).map(|at| logits(at / 16, at % 16)).collect() };
+        let mut expected = fill(23);
+        normalize_columns(&mut expected, 23, 16, Normalize::Softmax);
+        let (mut online, mut memory) = (fill(23), [f32::NAN; 48]);
+        let mut softmax = OnlineSoftmax::begin(&mut memory, 16);
+        softmax.add(&mut online, 23);
+        let (base, scale) = softmax.statistics();
+        let mut columns = fill(23);
+        weigh(&mut columns, 23, 16, Along::Columns, base, scale);
+        // The same as rows: column c of the first is row c of the second.
+        let mut rows: Vec<f32> = (0..16 * 32).map(|at| logits(at % 32, at / 32)).collect();
+        weigh(&mut rows, 16, 32, Along::Rows, base, scale);
+        for (i, column) in (0..23).flat_map(|i| (0..16).map(move |column| (i, column))) {
+            let expected = expected[i * 16 + column];
+            assert!((columns[i * 16 + column] - expected).abs() < 1e-6, "({i}, {column})");
+            assert!((rows[column * 32 + i] - expected).abs() < 1e-6, "({i}, {column})");
+        }
+    }
+
+    #[test]
+    fn a_weight_is_never_more_than_its_scale() {
+        let mut logits = [3.0; 16];
+        logits[0] = 1e30;
+        logits[1] = f32::INFINITY;
+        logits[2] = f32::NAN;
+        weigh(&mut logits, 1, 16, Along::Rows, &[3.0], &[0.5]);
+        assert_eq!(logits[0], 0.5);
+        assert_eq!(logits[1], 0.5);
+        assert!(logits[2].is_nan());
+        assert_eq!(logits[3..], [0.5; 13]);
     }
 }

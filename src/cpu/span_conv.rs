@@ -1,4 +1,8 @@
-use crate::cpu::dynamic_conv::TapSource;
+mod backward;
+
+pub use backward::{SpanConvBackward, SpanConvBackwardArgs};
+
+use crate::cpu::dynamic_conv::{TapSource, check_generator};
 use crate::cpu::{DynamicConv, Elements, Rows, RowsMut, SpanKey, SpanKeyArgs};
 use crate::problem::SpanConvProblem;
 use crate::{DType, Error, Result, Sequences};
@@ -38,6 +42,8 @@ pub struct SpanConvArgs<'a> {
     pub history: Option<Elements<'a>>,
     /// Of v, `[sequences, (K - 1) r, A]`, where the problem has one.
     pub value_history: Option<Elements<'a>>,
+    /// What dropout's random numbers are made from, where the problem drops weights.
+    pub seed: Option<u64>,
     /// `[tokens, A]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -71,15 +77,15 @@ impl SpanConv {
     /// is missing or not part of the problem, or too little scratch. Nothing is written to y then.
     pub fn run(&self, args: SpanConvArgs<'_>, scratch: &mut [f32]) -> Result<()> {
         let SpanConvArgs { sequences, x, query, value, depthwise, pointwise, key_bias, .. } = args;
-        let SpanConvArgs { weight, weight_bias, bias, history, value_history, y, .. } = args;
+        let SpanConvArgs { weight, weight_bias, bias, history, value_history, seed, y, .. } = args;
         let (expected, got) = (self.scratch_len(), scratch.len());
         if got < expected {
             return Err(Error::Scratch { expected, got });
         }
-        let (channels, has_bias) = (self.problem.key().outputs(), self.problem.has_weight_bias());
+        let channels = self.problem.key().outputs();
         let names = ["value", "value_history"];
-        let call = self.conv.check(names, sequences, value, value_history, bias, y)?;
-        self.conv.check_generator(channels, has_bias, weight, weight_bias)?;
+        let call = self.conv.check(names, sequences, (value, value_history), bias, seed, y)?;
+        check_generator(self.conv.problem(), weight, weight_bias)?;
 
         let (z, memory) = scratch.split_at_mut(self.key_len());
         let z_rows = RowsMut::contiguous(&mut *z);

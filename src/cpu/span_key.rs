@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanKeyBackward, SpanKeyBackwardArgs};
+
 use crate::cpu::buffer::check_optional;
 use crate::cpu::filter::FilterPlan;
 use crate::cpu::phase::Tokens;
@@ -94,7 +98,7 @@ impl SpanKey {
         let (shared, worker_parts) = self.scratch().split(scratch)?;
 
         let (filter, shared) = shared.split_at_mut(self.filter.shared());
-        let filter = self.filter.prepare(conv, depthwise, None, filter);
+        let filter = self.filter.prepare(conv, depthwise, None, None, filter);
         let (copy, bias) = shared.split_at_mut(self.pointwise_copy());
         let pointwise = pointwise.as_f32(outputs * channels, copy);
         bias.fill(0.0);

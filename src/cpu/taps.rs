@@ -1,5 +1,11 @@
 //! The inner loops of convolution: weights times rows of tokens, in registers.
 
+mod sums;
+mod token_sums;
+
+pub(crate) use sums::{TapSums, sum};
+pub(crate) use token_sums::TokenSums;
+
 use std::array::from_fn;
 
 use pulp::{Simd, WithSimd};

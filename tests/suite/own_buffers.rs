@@ -2,6 +2,7 @@
 //! rows is neither read nor written.
 
 mod equal_tensors;
+mod gradients;
 mod refused;
 
 use lightspan::cpu::{self, Rows, RowsMut};
@@ -77,6 +78,7 @@ fn light_conv() {
             weight: (&weight.data[..]).into(),
             bias: None,
             history: None,
+            seed: None,
             y,
         };
         operator.run(args, &mut vec![f32::NAN; operator.scratch_len()]).unwrap();
@@ -103,6 +105,7 @@ fn dynamic_conv() {
             },
             bias: None,
             history: None,
+            seed: None,
             y,
         };
         operator.run(args, &mut vec![f32::NAN; operator.scratch_len()]).unwrap();
@@ -116,6 +119,7 @@ fn dynamic_conv() {
             taps: cpu::TapArgs::Given { logits: if gaps { logits.strided() } else { logits.contiguous() } },
             bias: None,
             history: None,
+            seed: None,
             y,
         };
         operator.run(args, &mut vec![f32::NAN; operator.scratch_len()]).unwrap();
@@ -145,6 +149,7 @@ fn span_conv() {
             bias: None,
             history: None,
             value_history: None,
+            seed: None,
             y,
         };
         operator.run(args, &mut vec![f32::NAN; operator.scratch_len()]).unwrap();
@@ -205,6 +210,7 @@ fn too_little_is_an_error_and_writes_nothing() {
             weight: (&weight[..]).into(),
             bias: None,
             history: None,
+            seed: None,
             y: RowsMut::contiguous(&mut y[..]),
         };
         let result = operator.run(args, &mut vec![0.0; scratch]);

@@ -13,14 +13,14 @@ use crate::sequences::Piece;
 
 /// Queries of a tile, a multiple of 16: more of them share each block of keys, unless each sees but a few keys of its
 /// own.
-fn tile_queries(problem: &AttentionProblem) -> usize {
+pub(super) fn tile_queries(problem: &AttentionProblem) -> usize {
     let mask = problem.mask();
     let local = mask.left().zip(mask.right()).is_some_and(|(left, right)| left.saturating_add(right) < KEYS);
     if local { 64 } else { 128 }
 }
 
 /// Keys of a block: its scores and its values fit in the second cache together.
-const KEYS: usize = 256;
+pub(super) const KEYS: usize = 256;
 
 /// Scores, sums of values, queries as rows and as columns, and copies of keys and values; then maximum, sum and factor of each query.
 pub(super) fn scratch(problem: &AttentionProblem) -> Division {
@@ -120,7 +120,7 @@ fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
 
 /// The product with values, one query at a time, over no key but those it sees: a product of zero and a NaN that it
 /// does not see would be NaN.
-fn add_seen(
+pub(super) fn add_seen(
     (sums, weights, stride): (&mut [f32], &[f32], usize),
     (v, v_stride): (&[f32], usize),
     count: usize,

@@ -19,13 +19,14 @@ pub(super) fn convolve(
     mut sink: impl FnMut(usize, usize, &[f32]),
 ) {
     let (staged, stride) = (tile.plan.staged, tile.plan.out_stride());
+    let (weights, scratch) = scratch.split_at_mut(tile.weights_len());
     for phase in Phase::all(tile.conv, piece) {
         for group in tile.groups() {
             let (rows, out) = scratch.split_at_mut(staged.len(group.len()));
             phase.stage(tile.tokens, group.clone(), staged, rows);
             for (columns, rows) in tile.blocks(group.clone()).zip(rows.chunks_exact(staged.block_len())) {
                 let out = &mut out[columns.start - group.start..];
-                arch().dispatch(Block { tile, phase: &phase, columns, rows, out });
+                arch().dispatch(Block { tile, phase: &phase, columns, rows, weights, out });
             }
             for (i, out) in out.chunks(stride).take(phase.count()).enumerate() {
                 sink(phase.token_row(i), group.start, &out[..group.len()]);
@@ -41,6 +42,8 @@ struct Block<'a> {
     columns: Range<usize>,
     /// Staged.
     rows: &'a [f32],
+    /// Memory for the weights of a token.
+    weights: &'a mut [f32],
     /// `[tokens, out_stride]`.
     out: &'a mut [f32],
 }
@@ -50,7 +53,7 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Block { tile, phase, columns, rows, out } = self;
+        let Block { tile, phase, columns, rows, weights: memory, out } = self;
         let (row_stride, out_stride) = (tile.plan.staged.stride, tile.plan.out_stride());
         // Channels of one head in this block: all of them, or what a block holds of a large head.
         let width = tile.conv.head_channels().min(columns.len());
@@ -59,14 +62,15 @@ impl WithSimd for Block<'_> {
             let first = if taps.is_empty() { 0 } else { phase.row(i, taps.start) };
             for column in columns.clone().step_by(width) {
                 let start = column - columns.start;
+                let (weights, weight_stride) = tile.weights((phase, i), taps.clone(), column, memory);
                 OwnTaps {
                     // The last vector runs over into the next head, which is written after this one.
                     out: &mut out[i * out_stride + start..],
                     bias: &tile.bias[column..],
                     rows: &rows[first * row_stride + start..],
                     row_stride,
-                    weights: tile.taps_from(column, taps.start, phase.token_row(i)),
-                    weight_stride: tile.plan.tap_stride,
+                    weights,
+                    weight_stride,
                     taps: taps.len(),
                     width: padded(width),
                 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::cpu::dropout::drop_columns;
 use crate::cpu::phase::{Phase, Staged, Tokens, tile_tokens};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::rows::Source;
@@ -11,7 +12,7 @@ use crate::cpu::transpose::transpose;
 use crate::cpu::{Elements, padded};
 use crate::problem::{Convolution, DynamicConvProblem, Taps};
 use crate::sequences::Piece;
-use crate::{DType, Normalize, Sequences};
+use crate::{DType, Dropout, Normalize, Sequences};
 
 /// Checked logits, or what generates them.
 #[derive(Clone, Copy)]
@@ -45,10 +46,10 @@ pub(super) struct Plan {
     tokens: usize,
     channels: usize,
     heads: usize,
-    tile_tokens: usize,
-    tile_heads: usize,
+    pub(super) tile_tokens: usize,
+    pub(super) tile_heads: usize,
     /// Taps of one head.
-    width: usize,
+    pub(super) width: usize,
     /// From one tap to the next in the taps of a tile, which are `[heads, K, tokens]`.
     pub(super) tap_stride: usize,
     head_channels: usize,
@@ -165,10 +166,15 @@ impl Plan {
         self.token_lanes.map_or(0, |reach| self.tile_tokens + reach + 16)
     }
 
+    /// Numbers of scratch that lanes of channels need: staged rows and outputs of a group.
+    pub(super) fn channel_lanes_len(&self) -> usize {
+        self.staged.len(self.group).saturating_add(self.tile_tokens * self.out_stride())
+    }
+
     /// Numbers of scratch for each worker: the taps of a tile, and then one of: the query that makes them; staged rows
     /// and outputs of a group; a block of tokens and of outputs, each as rows and as columns.
     pub(super) fn per_worker(&self) -> usize {
-        let by_channel = self.staged.len(self.group).saturating_add(self.tile_tokens * self.out_stride());
+        let by_channel = self.channel_lanes_len();
         let by_token = 2 * self.staged.block * (self.channel_stride() + self.tap_stride);
         let by_token = self.token_lanes.map_or(0, |_| by_token);
         self.taps_len().saturating_add(self.query.max(by_channel).max(by_token))
@@ -219,10 +225,52 @@ impl Plan {
         for head in taps.chunks_exact_mut(self.width * self.tap_stride) {
             normalize_columns(head, self.width, self.tap_stride, conv.normalize());
         }
+    }
+
+    /// Makes the taps of a tile ready for lanes of tokens, where there are any: those have no range of taps of their own, so
+    /// what is out of range has no weight.
+    pub(super) fn clear_out_of_range(
+        &self,
+        conv: &Convolution,
+        sequences: &Sequences,
+        rows: Range<usize>,
+        taps: &mut [f32],
+    ) {
         if self.token_lanes.is_some() {
-            // Lanes have no range of taps of their own: what is out of range has no weight.
             self.fill_out_of_range(conv, sequences, rows, taps, 0.0);
         }
+    }
+
+    /// Drops taps of a tile, and scales the others.
+    pub(super) fn drop_taps(
+        &self,
+        dropout: Dropout,
+        (rows, heads): (Range<usize>, Range<usize>),
+        taps: &mut [f32],
+    ) {
+        let scale = dropout.rate().scale();
+        for (head, taps) in heads.zip(taps.chunks_exact_mut(self.width * self.tap_stride)) {
+            let tokens = (rows.start, 1, rows.len());
+            drop_columns(dropout, head, tokens, (taps, self.tap_stride), |tap| tap * scale, |_| 0.0);
+        }
+    }
+
+    /// The channels of heads in groups that are staged together.
+    pub(super) fn groups(&self, heads: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (group, r) = (self.group, self.head_channels);
+        let (start, end) = (heads.start * r, heads.end * r);
+        // A block never holds parts of two heads, nor does a group whose blocks do not end where heads do.
+        let step = if group < r { r } else { group };
+        (start..end).step_by(step).flat_map(move |start| {
+            let end = (start + step).min(end);
+            (start..end).step_by(group).map(move |start| start..(start + group).min(end))
+        })
+    }
+
+    /// The channels of a group in blocks.
+    pub(super) fn blocks(&self, group: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let block = self.staged.block;
+        group.clone().step_by(block).map(move |start| start..(start + block).min(group.end))
     }
 
     /// Gives every tap that is out of range a value.
@@ -249,42 +297,92 @@ impl Plan {
     }
 }
 
+/// The taps that a tile is convolved with.
+pub(super) enum TileTaps<'a> {
+    /// Those of its own tokens, `[heads, K, tokens]`, normalised.
+    Own(&'a [f32]),
+    /// Along the mirrored window, those of the tokens that are read, the last tap first.
+    Read(StoredTaps<'a>),
+}
+
+/// The taps of all tokens, `[tokens, H K]`, normalised.
+#[derive(Clone, Copy)]
+pub(super) struct StoredTaps<'a> {
+    pub(super) taps: &'a [f32],
+    /// What those that are kept are multiplied by, where those that are dropped have their sign bit set.
+    pub(super) scale: Option<f32>,
+}
+
 /// A tile whose taps are made.
 pub(super) struct Tile<'a> {
     pub(super) plan: &'a Plan,
     pub(super) conv: &'a Convolution,
     pub(super) tokens: Tokens<'a>,
-    /// `[heads, K, tokens]`, normalised.
-    pub(super) taps: &'a [f32],
+    pub(super) taps: TileTaps<'a>,
     /// `[C]`, and room for a vector to run over.
     pub(super) bias: &'a [f32],
     pub(super) rows: Range<usize>,
     pub(super) heads: Range<usize>,
 }
 
-impl Tile<'_> {
-    /// The taps of a channel's head, from tap `tap` and the token in row `row` on.
+impl<'a> Tile<'a> {
+    /// The taps of a channel's head, from tap `tap` and the token in row `row` on, of the tile's own tokens.
     #[inline(always)]
-    pub(super) fn taps_from(&self, channel: usize, tap: usize, row: usize) -> &[f32] {
+    pub(super) fn taps_from(&self, own: &'a [f32], channel: usize, tap: usize, row: usize) -> &'a [f32] {
         let head = channel / self.plan.head_channels - self.heads.start;
-        &self.taps[(head * self.plan.width + tap) * self.plan.tap_stride + row - self.rows.start..]
+        &own[(head * self.plan.width + tap) * self.plan.tap_stride + row - self.rows.start..]
+    }
+
+    /// Numbers of memory that [`Tile::weights`] needs.
+    pub(super) fn weights_len(&self) -> usize {
+        match self.taps {
+            TileTaps::Read(StoredTaps { scale: Some(_), .. }) => self.plan.width,
+            _ => 0,
+        }
+    }
+
+    /// The weights of taps in range for the i-th token of a phase, in a channel's head, and their distance.
+    #[inline(always)]
+    pub(super) fn weights<'m>(
+        &self,
+        (phase, i): (&Phase, usize),
+        taps: Range<usize>,
+        channel: usize,
+        memory: &'m mut [f32],
+    ) -> (&'m [f32], usize)
+    where
+        'a: 'm,
+    {
+        if taps.is_empty() {
+            return (&[], 0);
+        }
+        let StoredTaps { taps: stored, scale } = match self.taps {
+            TileTaps::Own(own) => {
+                return (self.taps_from(own, channel, taps.start, phase.token_row(i)), self.plan.tap_stride);
+            }
+            TileTaps::Read(stored) => stored,
+        };
+        let (width, logits) = (self.plan.width, self.plan.heads * self.plan.width);
+        let first = phase.read_row(i, taps.start) * logits + channel / self.plan.head_channels * width;
+        let stored = &stored[first + width - 1 - taps.start..];
+        // Each tap reads a token that is r rows further, by a tap of that token's that is one before. Where that is past all
+        // memory, there is but one tap.
+        let stride = self.conv.window().dilation().saturating_mul(logits) - 1;
+        let Some(scale) = scale else { return (stored, stride) };
+        for (at, weight) in (0..taps.len()).zip(&mut *memory) {
+            let stored = stored[at * stride];
+            *weight = if stored.is_sign_negative() { 0.0 } else { stored * scale };
+        }
+        (memory, 1)
     }
 
     /// The channels in groups that are staged together.
     pub(super) fn groups(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (group, r) = (self.plan.group, self.plan.head_channels);
-        let (start, end) = (self.heads.start * r, self.heads.end * r);
-        // A block never holds parts of two heads, nor does a group whose blocks do not end where heads do.
-        let step = if group < r { r } else { group };
-        (start..end).step_by(step).flat_map(move |start| {
-            let end = (start + step).min(end);
-            (start..end).step_by(group).map(move |start| start..(start + group).min(end))
-        })
+        self.plan.groups(&self.heads)
     }
 
     /// The channels of a group in blocks.
     pub(super) fn blocks(&self, group: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        let block = self.plan.staged.block;
-        group.clone().step_by(block).map(move |start| start..(start + block).min(group.end))
+        self.plan.blocks(group)
     }
 }

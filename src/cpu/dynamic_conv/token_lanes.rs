@@ -10,9 +10,10 @@ use crate::cpu::taps::TokenTaps;
 use crate::cpu::transpose::transpose;
 use crate::sequences::Piece;
 
-/// Convolves the tokens of `piece`, and gives each row (its number, first column, values) to `sink`.
+/// Convolves the tokens of `piece` with the taps `[heads, K, tokens]` of the tile, and gives each row (its number, first column, values) to `sink`.
 pub(super) fn convolve(
     tile: &Tile<'_>,
+    taps: &[f32],
     piece: &Piece,
     scratch: &mut [f32],
     mut sink: impl FnMut(usize, usize, &[f32]),
@@ -33,7 +34,7 @@ pub(super) fn convolve(
                 bias: &tile.bias[column..],
                 x: &x[at * x_stride..],
                 x_stride,
-                weights: tile.taps_from(column, 0, first),
+                weights: tile.taps_from(taps, column, 0, first),
                 weight_stride: plan.tap_stride,
                 taps: window.width(),
                 dilation: window.dilation(),

@@ -13,21 +13,21 @@ use crate::{attention, dynamic_conv, light_conv, linear, span_conv, span_key};
 
 /// How memory differs from that of a tensor: NaN after each row of tokens, and after all parameters.
 #[derive(Clone, Copy, Debug)]
-struct Slack {
-    gap: usize,
-    extra: usize,
+pub struct Slack {
+    pub gap: usize,
+    pub extra: usize,
 }
 
 impl Slack {
-    fn rows(self, values: &Values, width: usize) -> (Memory, usize) {
+    pub fn rows(self, values: &Values, width: usize) -> (Memory, usize) {
         (Memory::with_gaps(values, width, self.gap), width + self.gap)
     }
 
-    fn parameter(self, values: &Values) -> Memory {
+    pub fn parameter(self, values: &Values) -> Memory {
         Memory::longer(values, self.extra)
     }
 
-    fn optional(self, values: &Option<Values>) -> Option<Memory> {
+    pub fn optional(self, values: &Option<Values>) -> Option<Memory> {
         values.as_ref().map(|values| self.parameter(values))
     }
 
@@ -51,12 +51,12 @@ impl Slack {
     }
 }
 
-fn elements(memory: &Option<Memory>) -> Option<Elements<'_>> {
+pub fn elements(memory: &Option<Memory>) -> Option<Elements<'_>> {
     memory.as_ref().map(Memory::elements)
 }
 
 /// Scratch may hold anything.
-fn scratch(numbers: usize) -> Vec<f32> {
+pub fn scratch(numbers: usize) -> Vec<f32> {
     vec![f32::NAN; numbers]
 }
 
@@ -73,6 +73,7 @@ fn light(case: &ConvCase, slack: Slack) -> Result<(), TestCaseError> {
             weight: weight.elements(),
             bias: elements(&bias),
             history: elements(&history),
+            seed: case.dropout_seed(),
             y,
         };
         operator.run(args, &mut scratch(operator.scratch_len()))
@@ -104,6 +105,7 @@ fn dynamic(case: &ConvCase, generator: Generator, slack: Slack) -> Result<(), Te
             taps,
             bias: elements(&bias),
             history: elements(&history),
+            seed: case.dropout_seed(),
             y,
         };
         operator.run(args, &mut scratch(operator.scratch_len()))
@@ -157,6 +159,7 @@ fn span(case: &ConvCase, channels: usize, slack: Slack) -> Result<(), TestCaseEr
             bias: elements(&bias),
             history: elements(&history),
             value_history: elements(&value_history),
+            seed: case.dropout_seed(),
             y,
         };
         operator.run(args, &mut scratch(operator.scratch_len()))

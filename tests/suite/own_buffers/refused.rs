@@ -1,14 +1,15 @@
 //! What each wrong argument of the CPU room is answered; the output is as it was.
 
+mod gradients;
 mod products;
 
-use lightspan::cpu::{self, Elements, Rows, RowsMut, TapArgs};
+use lightspan::cpu::{self, Elements, ElementsMut, Rows, RowsMut, TapArgs};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
     AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem,
     SpanConvProblem, SpanKeyProblem,
 };
-use lightspan::{DType, Error, Sequences, Window, bf16, f16};
+use lightspan::{DType, DropoutRate, Error, Sequences, Window, bf16, f16};
 
 use crate::own_buffers::UNTOUCHED;
 use crate::support::each;
@@ -40,6 +41,11 @@ fn conv(channels: usize) -> Convolution {
 
 fn full(channels: usize) -> Convolution {
     conv(channels).with_bias(true).with_history(true).unwrap()
+}
+
+/// With dropout, whose seed each call gives.
+fn dropped(channels: usize) -> Convolution {
+    conv(channels).with_dropout(Some(DropoutRate::new(0.5).unwrap()))
 }
 
 fn rows(len: usize) -> Rows<'static> {
@@ -128,6 +134,7 @@ fn light_conv() {
         weight: some(6),
         bias: None,
         history: None,
+        seed: None,
         y,
     };
     let with = |y| cpu::LightConvArgs { bias: Some(some(4)), history: Some(some(16)), ..plain(y) };
@@ -152,6 +159,8 @@ fn light_conv() {
         (without(cpu::LightConvArgs { weight: some(5), ..plain(y()) }), short("weight", 6)),
         (without(cpu::LightConvArgs { weight: bf16s(), ..plain(y()) }), dtype("weight", BF16)),
         (without(cpu::LightConvArgs { bias: Some(some(4)), ..plain(y()) }), surplus("bias")),
+        (without(cpu::LightConvArgs { seed: Some(1), ..plain(y()) }), surplus("seed")),
+        (run(dropped(4), plain(y())), missing("seed")),
         (without(cpu::LightConvArgs { history: Some(some(16)), ..plain(y()) }), surplus("history")),
         (all(cpu::LightConvArgs { bias: None, ..with(y()) }), missing("bias")),
         (all(cpu::LightConvArgs { bias: Some(some(3)), ..with(y()) }), short("bias", 4)),
@@ -177,6 +186,7 @@ fn dynamic_conv() {
         taps,
         bias: None,
         history: None,
+        seed: None,
         y,
     };
     let run = |problem: lightspan::Result<DynamicConvProblem>, args| {
@@ -199,6 +209,8 @@ fn dynamic_conv() {
         (given(cpu::DynamicConvArgs { x: rows(23), ..plain(y()) }), short("x", 24)),
         (given(cpu::DynamicConvArgs { x: f16_rows(), ..plain(y()) }), dtype("x", F16)),
         (given(cpu::DynamicConvArgs { bias: Some(some(4)), ..plain(y()) }), surplus("bias")),
+        (given(cpu::DynamicConvArgs { seed: Some(1), ..plain(y()) }), surplus("seed")),
+        (run(DynamicConvProblem::given(dropped(4)), plain(y())), missing("seed")),
         (given(cpu::DynamicConvArgs { history: Some(some(16)), ..plain(y()) }), surplus("history")),
         (given(args(logits(rows(35)), y())), short("logits", 36)),
         (given(args(logits(f16_rows()), y())), dtype("logits", F16)),
@@ -319,6 +331,7 @@ fn span_conv() {
         bias: None,
         history: None,
         value_history: None,
+        seed: None,
         y,
     };
     let with = |y| cpu::SpanConvArgs {
@@ -363,6 +376,7 @@ fn span_conv() {
         (without(cpu::SpanConvArgs { weight: bf16s(), ..plain(y()) }), dtype("weight", BF16)),
         (without(cpu::SpanConvArgs { key_bias: Some(some(6)), ..plain(y()) }), surplus("key_bias")),
         (without(cpu::SpanConvArgs { weight_bias: Some(some(6)), ..plain(y()) }), surplus("weight_bias")),
+        (without(cpu::SpanConvArgs { seed: Some(1), ..plain(y()) }), surplus("seed")),
         (without(cpu::SpanConvArgs { bias: Some(some(6)), ..plain(y()) }), surplus("bias")),
         (without(cpu::SpanConvArgs { history: Some(some(16)), ..plain(y()) }), surplus("history")),
         (
