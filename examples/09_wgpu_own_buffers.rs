@@ -46,6 +46,7 @@ fn main() -> Result<()> {
         weight: Elements::at(&weight, 4),
         bias: None,
         history: None,
+        seed: None,
         y: Rows::strided(&y, stride),
     })?;
 
@@ -70,6 +71,7 @@ fn main() -> Result<()> {
         weight: (&weight).into(),
         bias: None,
         history: None,
+        seed: None,
         y: Rows::contiguous(&x),
     });
     println!("\na buffer that is too short: {}", refused.expect_err("ten numbers are not enough"));

@@ -5,6 +5,8 @@
 // that holds, chunk by chunk.
 //
 // The softmax is over all taps; over those in range it differs from token to token, and is dynamic_conv's work.
+//
+// The gradient of x is the same convolution, of dy along the mirrored window.
 
 struct Params {
     tiles: Tiles,
@@ -14,6 +16,12 @@ struct Params {
     // Quads of a chunk.
     quads: u32,
     weight_offset: u32,
+    dropout: Dropout,
+    // Whether the window is the mirrored one of a gradient that flows back: its first tap has the weight's last number.
+    reversed: u32,
+    unused_1: u32,
+    unused_2: u32,
+    unused_3: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -32,12 +40,17 @@ fn bias_at(channel: u32) -> f32 {
     return parameter(bias[word_of(element, P)], element);
 }
 
+// The number of a tap in the weight, of one that there is.
+fn number_of(tap: u32) -> u32 {
+    return select(tap, params.conv.width - 1u - tap, params.reversed == 1u);
+}
+
 // A tap before normalisation; zero past the window.
 fn tap_at(head: u32, tap: u32) -> f32 {
     if tap >= params.conv.width {
         return 0.0;
     }
-    let element = params.weight_offset + head * params.conv.width + tap;
+    let element = params.weight_offset + head * params.conv.width + number_of(tap);
     return parameter(weight[word_of(element, P)], element);
 }
 
@@ -59,6 +72,21 @@ fn fill(me: u32, chunk: Chunk) {
 
 fn range_of(row: u32) -> vec2<u32> {
     return vec2<u32>(0u, params.conv.width);
+}
+
+fn factors_of(row: u32, quad: u32) -> vec4<f32> {
+    let head = first_head + row;
+    if params.reversed == 0u {
+        return factors(params.dropout, quad, head, 0u);
+    }
+    // Numbers before the first come out as those of taps that there are not.
+    let last = number_of(4u * quad);
+    return vec4<f32>(
+        factor(params.dropout, last, head, 0u),
+        factor(params.dropout, last - 1u, head, 0u),
+        factor(params.dropout, last - 2u, head, 0u),
+        factor(params.dropout, last - 3u, head, 0u),
+    );
 }
 
 fn taps_of(place: Place, quad: u32, step: u32) -> Taps {
@@ -110,7 +138,7 @@ fn main(
     let softmax = measure(me, tile_heads, params.quads, conv.normalize, conv.width);
     for (var first = 0u; first < all; first += params.quads) {
         let chunk = Chunk(tile_heads, first, min(params.quads, all - first));
-        load_weights(me, chunk, conv.normalize, conv.width, softmax);
+        load_weights(me, chunk, conv.normalize, conv.width, softmax, params.dropout);
         if works {
             accumulate(conv, place, first, chunk.quads, &outputs);
         }

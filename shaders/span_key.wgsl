@@ -104,7 +104,7 @@ fn query_at(row: u32, column: u32) -> f32 {
         return 0.0;
     }
     let element = row * params.query_stride + params.query_offset + column;
-    return element_in(query[word_of(element, X)], element, X);
+    return element_in(query[word_of(element, Q)], element, Q);
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -20,6 +20,10 @@ const VALUE_STEP = BLOCK_QUADS + 1u;
 
 @group(0) @binding(6) var<storage, read> values: array<u32>;
 
+fn value_word(word: u32) -> u32 {
+    return values[word];
+}
+
 // The softmax of four queries so far. Invocations me, me + ROW_GROUPS, .. keep that of row quad me % ROW_GROUPS.
 struct Running {
     largest: vec4<f32>,

@@ -1,4 +1,7 @@
 // What the kernels of attention have in common: which keys a query sees, and where q, k, v and the scores lie.
+//
+// The gradients of keys and values are sums over queries: their tiles are of keys, which see the queries that see them. For
+// them queries and keys change places here, and left and right.
 
 struct Attention {
     // Keys of each sequence, unless they are listed.
@@ -27,6 +30,11 @@ struct Attention {
     // Row and column groups of a tile of a product.
     row_groups: u32,
     column_groups: u32,
+    // Operands of a second product.
+    other_queries_offset: u32,
+    other_queries_stride: u32,
+    other_keys_offset: u32,
+    other_keys_stride: u32,
     unused: u32,
 }
 

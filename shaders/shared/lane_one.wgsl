@@ -13,6 +13,15 @@ fn channels_of(first: f32, second: f32) -> Channels {
     return first;
 }
 
+fn first_of(channels: Channels) -> f32 {
+    return channels;
+}
+
+// Zero where there is no second channel.
+fn second_of(channels: Channels) -> f32 {
+    return 0.0;
+}
+
 fn store_channels(element: u32, value: Channels) {
     store_one(element, value);
 }

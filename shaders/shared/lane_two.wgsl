@@ -13,6 +13,14 @@ fn channels_of(first: f32, second: f32) -> Channels {
     return vec2<f32>(first, second);
 }
 
+fn first_of(channels: Channels) -> f32 {
+    return channels.x;
+}
+
+fn second_of(channels: Channels) -> f32 {
+    return channels.y;
+}
+
 fn store_channels(element: u32, value: Channels) {
     store_pair(element, value);
 }

@@ -1,7 +1,8 @@
-// Values on their way into a product with weights: numbers of key k at channels 4 q .. 4 q + 3 of a part, zero past the keys or the channels.
+// Values on their way into a product with weights: numbers of key k at channels 4 q .. 4 q + 3 of a part, zero past the keys
+// or the channels. `value_word(word)` is a word of the tensor that they are in.
 
 fn value_at(element: u32) -> f32 {
-    return element_in(values[word_of(element, X)], element, X);
+    return element_in(value_word(word_of(element, X)), element, X);
 }
 
 // Four channels of a key, from `channel` on.
@@ -15,11 +16,11 @@ fn value_quad(key: u32, channel: u32) -> vec4<f32> {
     var quad = vec4<f32>(0.0);
     if PAIRED == 1u {
         // Pairs are whole: D is even.
-        let first = pair_in(values[element >> 1u], X);
+        let first = pair_in(value_word(element >> 1u), X);
         quad.x = first.x;
         quad.y = first.y;
         if channel + 2u < d {
-            let second = pair_in(values[(element >> 1u) + 1u], X);
+            let second = pair_in(value_word((element >> 1u) + 1u), X);
             quad.z = second.x;
             quad.w = second.y;
         }

@@ -3,7 +3,7 @@
 // A row of taps (of one head, or of one head and token) is stored by quads: quad q of row p is at memory[q * rows + p], so
 // that neighbouring invocations, which work on neighbouring rows, read neighbouring quads. A chunk holds as many quads of
 // every row as there is room for. The operator fills it with logits (`fill`), and says which taps of a row are in
-// range (`range_of`).
+// range (`range_of`) and what dropout multiplies them by (`factors_of`).
 
 const LOWEST = -3.4028234e38;
 
@@ -23,15 +23,16 @@ fn inside(chunk: Chunk, quad: u32, range: vec2<u32>) -> vec4<bool> {
     return (taps >= vec4<u32>(range.x)) & (taps < vec4<u32>(range.y));
 }
 
-// Several invocations share a row, where there are more of them than rows: `among` of them, which are number `share` each.
+// Several invocations share a row, where there are more of them than rows: `among` of them, which are number `share` each,
+// and no more than a chunk has quads.
 struct Share {
     row: u32,
     share: u32,
     among: u32,
 }
 
-fn share_of(me: u32, rows: u32) -> Share {
-    let among = max(WORKGROUP / rows, 1u);
+fn share_of(me: u32, rows: u32, quads: u32) -> Share {
+    let among = clamp(WORKGROUP / rows, 1u, quads);
     return Share(me / among, me % among, among);
 }
 
@@ -98,6 +99,9 @@ fn total_told(me: u32, share: Share, number: f32) -> f32 {
 struct Softmax {
     largest: f32,
     total: f32,
+    // Quads of the chunks that it was measured in, which decide the row that an invocation has a share of; 0 where it was
+    // not.
+    quads: u32,
 }
 
 fn range_to_use(row: u32, normalize: u32, width: u32) -> vec2<u32> {
@@ -110,12 +114,17 @@ fn range_to_use(row: u32, normalize: u32, width: u32) -> vec2<u32> {
 // What the weights of the invocation's row are normalised by, where the taps of a row come in several chunks of `quads`
 // quads. There are then no more rows than invocations.
 fn measure(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softmax {
-    var softmax = Softmax(LOWEST, 0.0);
-    let all = (width + 3u) / 4u;
-    if normalize == NONE || all <= quads {
-        return softmax;
+    if normalize == NONE || (width + 3u) / 4u <= quads {
+        return Softmax(LOWEST, 0.0, 0u);
     }
-    let share = share_of(me, rows);
+    return measure_rows(me, rows, quads, normalize, width);
+}
+
+// The same for all taps, one chunk or several.
+fn measure_rows(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softmax {
+    var softmax = Softmax(LOWEST, 0.0, quads);
+    let all = (width + 3u) / 4u;
+    let share = share_of(me, rows, quads);
     let works = share.row < rows;
     var range = vec2<u32>(0u, 0u);
     if works {
@@ -125,7 +134,10 @@ fn measure(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softma
         for (var first = 0u; first < all; first += quads) {
             let chunk = Chunk(rows, first, min(quads, all - first));
             workgroupBarrier();
-            fill(me, chunk);
+            // A chunk that holds all taps is there still.
+            if round == 0u || all > quads {
+                fill(me, chunk);
+            }
             workgroupBarrier();
             if works && round == 0u {
                 softmax.largest = largest_of(chunk, share, range, softmax.largest);
@@ -143,11 +155,28 @@ fn measure(me: u32, rows: u32, quads: u32, normalize: u32, width: u32) -> Softma
 }
 
 // Fills memory with a chunk of weights.
-fn load_weights(me: u32, chunk: Chunk, normalize: u32, width: u32, softmax: Softmax) {
+fn load_weights(
+    me: u32, chunk: Chunk, normalize: u32, width: u32, softmax: Softmax, dropout: Dropout,
+) {
     workgroupBarrier();
     fill(me, chunk);
     workgroupBarrier();
+    make_weights(me, chunk, normalize, width, softmax, dropout);
+}
+
+// Puts weights in the place of the logits of a chunk, of which some are dropped.
+fn make_weights(
+    me: u32, chunk: Chunk, normalize: u32, width: u32, softmax: Softmax, dropout: Dropout,
+) {
     normalize_chunk(me, chunk, normalize, width, softmax);
+    workgroupBarrier();
+    if DROPOUT == 0u || dropout.threshold == 0u {
+        return;
+    }
+    for (var i = me; i < chunk.rows * chunk.quads; i += WORKGROUP) {
+        let factors = factors_of(i % chunk.rows, chunk.first_quad + i / chunk.rows);
+        memory[i] = select(vec4<f32>(0.0), memory[i] * factors, factors > vec4<f32>(0.0));
+    }
     workgroupBarrier();
 }
 
@@ -162,11 +191,11 @@ fn normalize_chunk(me: u32, chunk: Chunk, normalize: u32, width: u32, softmax: S
             let range = range_to_use(row, normalize, width);
             let share = Share(row, 0u, 1u);
             let largest = largest_of(chunk, share, range, LOWEST);
-            weigh(chunk, share, Softmax(largest, total_of(chunk, share, range, largest, 0.0)));
+            weigh(chunk, share, Softmax(largest, total_of(chunk, share, range, largest, 0.0), 0u));
         }
         return;
     }
-    let share = share_of(me, chunk.rows);
+    let share = share_of(me, chunk.rows, max(chunk.quads, softmax.quads));
     let works = share.row < chunk.rows;
     var found = softmax;
     if 4u * chunk.quads >= width {

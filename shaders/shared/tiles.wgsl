@@ -82,9 +82,18 @@ fn packed_index(tiles: Tiles, block: u32) -> u32 {
     return low;
 }
 
+// The number of a workgroup.
+fn group_of(id: vec3<u32>, grid: vec3<u32>) -> u32 {
+    return id.x + grid.x * (id.y + grid.y * id.z);
+}
+
 fn tile_of(tiles: Tiles, id: vec3<u32>, grid: vec3<u32>) -> Tile {
+    return tile_at(tiles, group_of(id, grid));
+}
+
+// What the workgroup with number `group` works on, where each has one tile.
+fn tile_at(tiles: Tiles, group: u32) -> Tile {
     var tile: Tile;
-    let group = id.x + grid.x * (id.y + grid.y * id.z);
     if group >= tiles.groups {
         tile.empty = true;
         return tile;

@@ -136,6 +136,34 @@ impl<'a> Binder<'a> {
         }
     }
 
+    /// The seed of the dropout, which is there exactly if the problem has one; otherwise it does not matter.
+    pub(crate) fn seed(self, conv: &Convolution, seed: Option<u64>) -> Result<u64> {
+        match (seed, conv.dropout()) {
+            (Some(seed), Some(_)) => Ok(seed),
+            (None, None) => Ok(0),
+            (Some(_), None) => Err(Error::Surplus { tensor: "seed" }),
+            (None, Some(_)) => Err(Error::Missing { tensor: "seed" }),
+        }
+    }
+
+    /// Rows that are there exactly if the problem has them.
+    pub(crate) fn optional_rows(
+        self,
+        name: &'static str,
+        rows: Option<Rows<'a>>,
+        wanted: bool,
+        dtype: DType,
+        tokens: usize,
+        channels: usize,
+    ) -> Result<Bound<'a>> {
+        match rows {
+            Some(rows) if wanted => self.rows(name, rows, dtype, tokens, channels),
+            Some(_) => Err(Error::Surplus { tensor: name }),
+            None if wanted => Err(Error::Missing { tensor: name }),
+            None => Ok(self.nothing(name)),
+        }
+    }
+
     /// What a kernel reads in the place of an input that there is not.
     pub(crate) fn nothing(self, name: &'static str) -> Bound<'a> {
         self.whole(name, self.gpu.nothing())
@@ -261,7 +289,7 @@ impl Call {
         Ok(())
     }
 
-    /// Whether there is nothing to do: the problem has no tokens.
+    /// Whether there is nothing to do: the problem has no tokens, or no gradient is wanted.
     pub fn is_empty(&self) -> bool {
         self.dispatches.is_empty()
     }

@@ -1,4 +1,11 @@
+mod backward;
+pub(crate) mod band;
 mod plan;
+
+pub(crate) use backward::BackwardBound;
+#[cfg(test)]
+pub(crate) use backward::all_launches as backward_plan;
+pub use backward::{DynamicConvBackward, DynamicConvBackwardArgs};
 
 use ::wgpu::Buffer;
 
@@ -12,7 +19,7 @@ use crate::wgpu::sequences::DeviceSequences;
 
 #[cfg(test)]
 pub(crate) use plan::kernels;
-pub(crate) use plan::{DynamicPlaces, Logits, plan, plan_given, scratch_len};
+pub(crate) use plan::{DynamicPlaces, Logits, plan, plan_gathered, plan_generate, plan_given, scratch_len};
 
 /// Dynamic convolution, prepared: see [`DynamicConvProblem`].
 #[derive(Clone, Debug)]
@@ -34,6 +41,8 @@ pub struct DynamicConvArgs<'a> {
     pub bias: Option<Elements<'a>>,
     /// `[sequences, (K - 1) r, C]`, where the problem has one.
     pub history: Option<Elements<'a>>,
+    /// What decides which weights are dropped, where the problem has dropout.
+    pub seed: Option<u64>,
     /// `[tokens, C]`, overwritten.
     pub y: Rows<'a>,
 }
@@ -102,15 +111,16 @@ impl DynamicConv {
     /// the driver.
     pub fn bind(&self, args: DynamicConvArgs<'_>, scratch: Option<&Buffer>) -> Result<Call> {
         let conv = self.problem.convolution();
-        let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
+        let DynamicConvArgs { sequences, x, taps, bias, history, seed, y } = args;
         let binder = Binder { gpu: &self.gpu };
         let scratch = binder.scratch(scratch, self.scratch_len())?;
+        let seed = binder.seed(conv, seed)?;
         let y = (y, conv.dtype(), conv.channels());
         let bound = binder.convolved(["x", "history", "y"], conv, sequences, x, history, y)?;
         let bias = binder.optional("bias", bias, conv.has_bias(), conv.parameters(), conv.channels())?;
         let source = binder.taps(&self.problem, taps, bound.inputs[1])?;
         let mut call = Call::empty();
-        self.push(&mut call, &bound, bias, source, scratch, sequences.listed())?;
+        self.push(&mut call, &bound, bias, (source, seed), scratch, sequences.listed())?;
         Ok(call)
     }
 
@@ -120,7 +130,7 @@ impl DynamicConv {
         call: &mut Call,
         bound: &Convolved<'_>,
         bias: Bound<'_>,
-        source: Source<'_>,
+        (source, seed): (Source<'_>, u64),
         scratch: Bound<'_>,
         listed: bool,
     ) -> Result<()> {
@@ -129,6 +139,7 @@ impl DynamicConv {
             source: source.source.place,
             query: source.query.place,
             weight_bias: source.weight_bias.place.offset,
+            seed,
         };
         let [list, x, history] = bound.inputs;
         let nothing = Binder { gpu: &self.gpu }.nothing("nothing");

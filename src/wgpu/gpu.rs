@@ -30,10 +30,13 @@ struct Inner {
     /// Lists of sequences in the device's memory, for as long as someone has the sequences.
     sequences: Uploads<DeviceSequences>,
     /// Scratch memory of the calls on tensors. They share it: the device runs them one after another.
-    scratch: [Mutex<Option<Buffer>>; 2],
+    scratch: [Mutex<Option<Buffer>>; SCRATCH],
     /// What kernels read in the place of inputs that a problem does not have.
     nothing: Buffer,
 }
+
+/// Buffers of scratch memory that a call has at most.
+const SCRATCH: usize = 8;
 
 /// The place of a pipeline, which one thread fills while others that want the same wait.
 type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
@@ -97,13 +100,17 @@ impl Gpu {
         self.present()
     }
 
-    /// Runs a call, with scratch memory of the device's own: so many numbers in each of two buffers.
-    pub(crate) fn run(
+    /// Runs a call, with scratch memory of the device's own: so many numbers in each of some buffers.
+    pub(crate) fn run<const N: usize>(
         &self,
-        scratch: [u64; 2],
-        bind: impl FnOnce([Option<&Buffer>; 2]) -> Result<Call>,
+        scratch: [u64; N],
+        bind: impl FnOnce([Option<&Buffer>; N]) -> Result<Call>,
     ) -> Result<()> {
-        let memory = [self.scratch(0, 4 * scratch[0])?, self.scratch(1, 4 * scratch[1])?];
+        const { assert!(N <= SCRATCH) };
+        let mut memory = [const { None }; N];
+        for (which, (memory, len)) in memory.iter_mut().zip(scratch).enumerate() {
+            *memory = self.scratch(which, len.saturating_mul(4))?;
+        }
         let call = bind(memory.each_ref().map(Option::as_ref))?;
         if call.is_empty() {
             return Ok(());

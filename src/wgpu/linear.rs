@@ -1,3 +1,11 @@
+mod backward;
+pub(crate) mod kernels;
+pub(crate) mod products;
+
+pub use backward::{LinearBackward, LinearBackwardArgs};
+#[cfg(test)]
+pub(crate) use backward::{plan as backward_plan, scratch_len as backward_scratch_len};
+
 use crate::problem::{Activation, LinearProblem};
 use crate::wgpu::call::{Binder, Call, Elements, Rows};
 use crate::wgpu::gpu::Gpu;
@@ -181,6 +189,7 @@ fn kernel(types: Types, paired: bool, whole_words: bool, row_quads: usize) -> Ke
 #[cfg(test)]
 pub(crate) fn kernels() -> Vec<Kernel> {
     let mut all = vec![];
+    all.extend(kernels::kernels());
     for (x, parameters) in crate::wgpu::shader::types() {
         for y in [x, DType::F32] {
             for bits in 0..8 {

@@ -13,7 +13,8 @@
 //! [`Error::Limit`](crate::Error::Limit), before anything is launched.
 //!
 //! Mesa's software Vulkan (llvmpipe, seen in 22.3) ends any invocation's loops after 65,535 rounds in all, without a word:
-//! products over some 60,000 channels and attention over some 10,000 keys come out wrong there. It is a device to test on.
+//! products over some 60,000 channels and attention over some 10,000 keys come out wrong there, and the backward pass of
+//! attention, which makes more of each key, sooner. It is a device to test on.
 //!
 //! ```no_run
 //! use lightspan::problem::{Convolution, LightConvProblem};
@@ -36,6 +37,7 @@
 //!     weight: (&weight).into(),
 //!     bias: None,
 //!     history: None,
+//!     seed: None,
 //!     y: wgpu::Rows::contiguous(&y),
 //! })?;
 //!
@@ -59,6 +61,7 @@ mod linear;
 mod pipeline;
 mod plan;
 mod product;
+mod reduce;
 mod sequences;
 mod shader;
 mod span_conv;
@@ -71,14 +74,14 @@ mod transfer;
 pub use ::wgpu;
 
 pub use adapters::adapter_names;
-pub use attention::{Attention, AttentionArgs};
+pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use call::{Call, Elements, Rows};
-pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};
 pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
-pub use light_conv::{LightConv, LightConvArgs};
+pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
 pub use limits::Limits;
-pub use linear::{Linear, LinearArgs};
+pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
 pub use sequences::DeviceSequences;
-pub use span_conv::{SpanConv, SpanConvArgs};
-pub use span_key::{SpanKey, SpanKeyArgs};
+pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
+pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};

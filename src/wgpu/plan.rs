@@ -90,6 +90,17 @@ pub(crate) fn parameters(sizes: &[(&'static str, usize)]) -> Result<Vec<Paramete
     sizes.iter().map(|&(name, size)| Ok((name, word(name, "the call", size)?))).collect()
 }
 
+/// The structure `Dropout` of `shaders/shared/dropout.wgsl`.
+pub(crate) fn dropout_parameters(conv: &Convolution, seed: u64) -> [Parameter; 4] {
+    let (threshold, scale) = conv.dropout().map_or((0, 1.0), |rate| (rate.threshold(), rate.scale()));
+    [
+        ("threshold", threshold),
+        ("scale", scale.to_bits()),
+        ("seed_low", seed as u32),
+        ("seed_high", (seed >> 32) as u32),
+    ]
+}
+
 /// Where the tensors of a convolution lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tokens {

@@ -71,6 +71,11 @@ impl DeviceSequences {
         expected.check(self.shape)
     }
 
+    /// An error where any of them began in an earlier call: for operators that have no history.
+    pub(crate) fn check_begins(&self) -> Result<()> {
+        if self.continues { Err(Error::Missing { tensor: "history" }) } else { Ok(()) }
+    }
+
     pub(crate) fn list(&self) -> &Buffer {
         &self.list
     }

@@ -27,15 +27,24 @@ pub(crate) const WORKGROUP_BYTES: usize = 16 * MEMORY + 4 * WORKGROUP;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum File {
     Attention,
+    AttentionOperands,
+    AttentionTwoOperands,
     Blocks,
     Convolve,
+    Dropout,
     Element,
+    GatheredTaps,
+    GivenTaps,
+    Gradient,
     LaneOne,
     LaneTwo,
+    Logits,
     Memory,
     Product,
     StageColumns,
+    StageColumnsAcross,
     StageRows,
+    StageRowsAcross,
     StageScores,
     StageValues,
     StoreHalves,
@@ -43,29 +52,55 @@ pub(crate) enum File {
     StoreWords,
     Taps,
     Tiles,
+    Window,
+    AttentionBackwardFused,
+    AttentionBackwardMean,
+    AttentionBackwardNaiveScores,
+    AttentionBackwardStatistics,
     AttentionFused,
     AttentionNaiveScores,
     AttentionNaiveSoftmax,
     AttentionNaiveValues,
     DynamicConv,
+    DynamicConvBackwardLogits,
+    DynamicConvBackwardRows,
+    DynamicConvBackwardStatistics,
+    DynamicConvBackwardSums,
     History,
     LightConv,
+    LightConvBackwardReduce,
+    LightConvBackwardWeight,
     Linear,
+    LinearBackwardColumns,
+    LinearBackwardIncoming,
+    LinearBackwardProduct,
+    Reduce,
     SpanKey,
+    SpanKeyBackwardConvolve,
+    SpanKeyBackwardFilters,
 }
 
 impl File {
     fn text(self) -> &'static str {
         match self {
             File::Attention => include_str!("../../shaders/shared/attention.wgsl"),
+            File::AttentionOperands => include_str!("../../shaders/shared/attention_operands.wgsl"),
+            File::AttentionTwoOperands => include_str!("../../shaders/shared/attention_two_operands.wgsl"),
             File::Blocks => include_str!("../../shaders/shared/blocks.wgsl"),
             File::Convolve => include_str!("../../shaders/shared/convolve.wgsl"),
+            File::Dropout => include_str!("../../shaders/shared/dropout.wgsl"),
             File::Element => include_str!("../../shaders/shared/element.wgsl"),
+            File::GatheredTaps => include_str!("../../shaders/shared/gathered_taps.wgsl"),
+            File::GivenTaps => include_str!("../../shaders/shared/given_taps.wgsl"),
+            File::Gradient => include_str!("../../shaders/shared/gradient.wgsl"),
             File::LaneOne => include_str!("../../shaders/shared/lane_one.wgsl"),
             File::LaneTwo => include_str!("../../shaders/shared/lane_two.wgsl"),
+            File::Logits => include_str!("../../shaders/shared/logits.wgsl"),
             File::Memory => include_str!("../../shaders/shared/memory.wgsl"),
             File::Product => include_str!("../../shaders/shared/product.wgsl"),
             File::StageColumns => include_str!("../../shaders/shared/stage_columns.wgsl"),
+            File::StageColumnsAcross => include_str!("../../shaders/shared/stage_columns_across.wgsl"),
+            File::StageRowsAcross => include_str!("../../shaders/shared/stage_rows_across.wgsl"),
             File::StageRows => include_str!("../../shaders/shared/stage_rows.wgsl"),
             File::StageScores => include_str!("../../shaders/shared/stage_scores.wgsl"),
             File::StageValues => include_str!("../../shaders/shared/stage_values.wgsl"),
@@ -74,15 +109,40 @@ impl File {
             File::StoreWords => include_str!("../../shaders/shared/store_words.wgsl"),
             File::Taps => include_str!("../../shaders/shared/taps.wgsl"),
             File::Tiles => include_str!("../../shaders/shared/tiles.wgsl"),
+            File::Window => include_str!("../../shaders/shared/window.wgsl"),
+            File::AttentionBackwardFused => include_str!("../../shaders/attention_backward/fused.wgsl"),
+            File::AttentionBackwardMean => include_str!("../../shaders/attention_backward/mean.wgsl"),
+            File::AttentionBackwardNaiveScores => {
+                include_str!("../../shaders/attention_backward/naive_scores.wgsl")
+            }
+            File::AttentionBackwardStatistics => {
+                include_str!("../../shaders/attention_backward/statistics.wgsl")
+            }
             File::AttentionFused => include_str!("../../shaders/attention/fused.wgsl"),
             File::AttentionNaiveScores => include_str!("../../shaders/attention/naive_scores.wgsl"),
             File::AttentionNaiveSoftmax => include_str!("../../shaders/attention/naive_softmax.wgsl"),
             File::AttentionNaiveValues => include_str!("../../shaders/attention/naive_values.wgsl"),
             File::DynamicConv => include_str!("../../shaders/dynamic_conv.wgsl"),
+            File::DynamicConvBackwardLogits => {
+                include_str!("../../shaders/dynamic_conv_backward/logits.wgsl")
+            }
+            File::DynamicConvBackwardRows => include_str!("../../shaders/dynamic_conv_backward/rows.wgsl"),
+            File::DynamicConvBackwardStatistics => {
+                include_str!("../../shaders/dynamic_conv_backward/statistics.wgsl")
+            }
+            File::DynamicConvBackwardSums => include_str!("../../shaders/dynamic_conv_backward/sums.wgsl"),
             File::History => include_str!("../../shaders/history.wgsl"),
             File::LightConv => include_str!("../../shaders/light_conv.wgsl"),
+            File::LightConvBackwardReduce => include_str!("../../shaders/light_conv_backward/reduce.wgsl"),
+            File::LightConvBackwardWeight => include_str!("../../shaders/light_conv_backward/weight.wgsl"),
             File::Linear => include_str!("../../shaders/linear.wgsl"),
+            File::LinearBackwardColumns => include_str!("../../shaders/linear_backward/columns.wgsl"),
+            File::LinearBackwardIncoming => include_str!("../../shaders/linear_backward/incoming.wgsl"),
+            File::LinearBackwardProduct => include_str!("../../shaders/linear_backward/product.wgsl"),
+            File::Reduce => include_str!("../../shaders/reduce.wgsl"),
             File::SpanKey => include_str!("../../shaders/span_key.wgsl"),
+            File::SpanKeyBackwardConvolve => include_str!("../../shaders/span_key_backward/convolve.wgsl"),
+            File::SpanKeyBackwardFilters => include_str!("../../shaders/span_key_backward/filters.wgsl"),
         }
     }
 }
@@ -103,6 +163,18 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    /// With weight dropout, or with nothing of it: for kernels that have it in their files.
+    pub(crate) fn with_dropout(mut self, dropout: bool) -> Self {
+        self.constants.push(("DROPOUT", u32::from(dropout)));
+        self
+    }
+
+    /// Both.
+    #[cfg(test)]
+    pub(crate) fn both_dropouts(self) -> [Self; 2] {
+        [self.clone().with_dropout(false), self.with_dropout(true)]
+    }
+
     /// The text.
     pub(crate) fn source(&self) -> String {
         let sizes = [("WORKGROUP", self.workgroup), ("STEPS", STEPS), ("DEPTH", DEPTH), ("MEMORY", MEMORY)];

@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanConvBackward, SpanConvBackwardArgs};
+
 use ::wgpu::Buffer;
 
 use crate::Result;
@@ -44,6 +48,8 @@ pub struct SpanConvArgs<'a> {
     pub history: Option<Elements<'a>>,
     /// Of v, `[sequences, (K - 1) r, A]`, where the problem has one.
     pub value_history: Option<Elements<'a>>,
+    /// What decides which weights are dropped, where the problem has dropout.
+    pub seed: Option<u64>,
     /// `[tokens, A]`, overwritten.
     pub y: Rows<'a>,
 }
@@ -82,13 +88,14 @@ impl SpanConv {
     /// the driver.
     pub fn bind(&self, args: SpanConvArgs<'_>, scratch: [Option<&Buffer>; 2]) -> Result<Call> {
         let SpanConvArgs { sequences, x, query, value, depthwise, pointwise, key_bias, .. } = args;
-        let SpanConvArgs { weight, weight_bias, bias, history, value_history, y, .. } = args;
+        let SpanConvArgs { weight, weight_bias, bias, history, value_history, seed, y, .. } = args;
         let conv = self.problem.conv().convolution();
         let (channels, dtype, logits) = (conv.channels(), conv.parameters(), self.problem.conv().logits());
         let binder = Binder { gpu: &self.gpu };
         let [key_len, logits_len] = self.scratch_len();
         let z = binder.scratch(scratch[0], key_len)?;
         let memory = binder.scratch(scratch[1], logits_len)?;
+        let seed = binder.seed(conv, seed)?;
         let y = (y, conv.dtype(), channels);
         let names = ["value", "value_history", "y"];
         let bound = binder.convolved(names, conv, sequences, value, value_history, y)?;
@@ -105,7 +112,7 @@ impl SpanConv {
             query: z.as_rows(channels),
             weight_bias: binder.optional("weight_bias", weight_bias, has_bias, dtype, logits)?,
         };
-        self.conv.push(&mut call, &bound, bias, source, memory, sequences.listed())?;
+        self.conv.push(&mut call, &bound, bias, (source, seed), memory, sequences.listed())?;
         Ok(call)
     }
 }

@@ -1,3 +1,10 @@
+mod backward;
+mod depthwise;
+
+pub use backward::{SpanKeyBackward, SpanKeyBackwardArgs};
+#[cfg(test)]
+pub(crate) use backward::{plan as backward_plan, scratch_len as backward_scratch_len};
+
 use crate::DType;
 use crate::Result;
 use crate::gpu::{Tiles, listed, window};
@@ -56,7 +63,7 @@ impl SpanKey {
             ("pointwise", &[outputs, channels], conv.parameters()),
         ])?;
         let places = SpanKeyPlaces::contiguous(&problem);
-        if let Some(launch) = plan(&problem, &places, listed(conv.sequences()), gpu.limits())? {
+        if let Some(launch) = plan(&problem, conv.dtype(), &places, listed(conv.sequences()), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;
         }
         Ok(SpanKey { gpu: gpu.clone(), problem })
@@ -100,7 +107,7 @@ impl SpanKey {
             depthwise: offset(depthwise),
             pointwise: offset(pointwise),
         };
-        match plan(problem, &places, sequences.listed(), self.gpu.limits())? {
+        match plan(problem, conv.dtype(), &places, sequences.listed(), self.gpu.limits())? {
             None => Ok(()),
             Some(launch) => {
                 let inputs = [list, x, history, depthwise, pointwise, key_bias, query];
@@ -130,9 +137,11 @@ impl SpanKeyPlaces {
 /// Quads of rows in a row group: an invocation makes 8 x 4 keys.
 const ROW_QUADS: usize = 2;
 
-/// The one dispatch, or none where there is no token.
+/// The one dispatch, or none where there is no token. The query is of type `query_dtype`: that of x, unless it is the
+/// gradient of z, which makes z the gradient of the query.
 pub(crate) fn plan(
     problem: &SpanKeyProblem,
+    query_dtype: DType,
     places: &SpanKeyPlaces,
     listed: bool,
     limits: &Limits,
@@ -160,24 +169,41 @@ pub(crate) fn plan(
     ])?);
     let pointwise = Place { offset: pointwise, stride: conv.channels() };
     let whole_words = tokens.y.whole_words() && outputs.is_multiple_of(2);
-    let kernel =
-        kernel(conv.dtype(), conv.parameters(), problem.output(), pointwise.whole_words(), whole_words);
+    let types =
+        Types { x: conv.dtype(), query: query_dtype, parameters: conv.parameters(), z: problem.output() };
+    let kernel = kernel(types, pointwise.whole_words(), whole_words);
     Launch::new(kernel, tiles.groups(), all, limits).map(Some)
 }
 
-fn kernel(dtype: DType, parameters: DType, output: DType, paired: bool, whole_words: bool) -> Kernel {
-    let paired = paired && parameters != DType::F32;
-    let files = [File::Element, File::LaneOne, store(output, whole_words), File::StoreQuad, File::Tiles];
-    let product =
-        [File::Convolve, File::Memory, File::Blocks, File::Product, File::StageColumns, File::SpanKey];
+#[derive(Clone, Copy, Debug)]
+struct Types {
+    x: DType,
+    query: DType,
+    parameters: DType,
+    z: DType,
+}
+
+fn kernel(types: Types, paired: bool, whole_words: bool) -> Kernel {
+    let paired = paired && types.parameters != DType::F32;
+    let files = [File::Element, File::LaneOne, store(types.z, whole_words), File::StoreQuad, File::Tiles];
+    let product = [
+        File::Window,
+        File::Convolve,
+        File::Memory,
+        File::Blocks,
+        File::Product,
+        File::StageColumns,
+        File::SpanKey,
+    ];
     Kernel {
         name: "span_key",
         workgroup: WORKGROUP,
         files: files.into_iter().chain(product).collect(),
         constants: vec![
-            ("X", code(dtype)),
-            ("P", code(parameters)),
-            ("Y", code(output)),
+            ("X", code(types.x)),
+            ("Q", code(types.query)),
+            ("P", code(types.parameters)),
+            ("Y", code(types.z)),
             ("PER_STEP", 0),
             ("PAIRED", u32::from(paired)),
             ("ROW_QUADS", ROW_QUADS as u32),
@@ -190,11 +216,12 @@ fn kernel(dtype: DType, parameters: DType, output: DType, paired: bool, whole_wo
 /// Every kernel that a plan can ask for.
 #[cfg(test)]
 pub(crate) fn kernels() -> Vec<Kernel> {
-    let mut all = vec![];
-    for (dtype, parameters) in crate::wgpu::shader::types() {
-        for output in [dtype, DType::F32] {
+    let mut all = depthwise::kernels();
+    for (x, parameters) in crate::wgpu::shader::types() {
+        for (query, z) in [(x, x), (x, DType::F32), (DType::F32, x)] {
             for bits in 0..4 {
-                let kernel = kernel(dtype, parameters, output, bits & 1 == 1, bits & 2 == 2);
+                let types = Types { x, query, parameters, z };
+                let kernel = kernel(types, bits & 1 == 1, bits & 2 == 2);
                 if !all.contains(&kernel) {
                     all.push(kernel);
                 }

@@ -4,7 +4,7 @@ use crate::gpu::{STEPS, Tiles, window};
 use crate::problem::{Convolution, DynamicConvProblem, LinearProblem, Taps};
 use crate::wgpu::limits::Limits;
 use crate::wgpu::linear::{self, Places};
-use crate::wgpu::plan::{Launch, Place, Tokens, parameters, tile_parameters};
+use crate::wgpu::plan::{Launch, Parameter, Place, Tokens, dropout_parameters, parameters, tile_parameters};
 use crate::wgpu::shader::{DEPTH, File, Kernel, Lane, MEMORY, WORKGROUP, code};
 use crate::{DType, Result};
 
@@ -16,6 +16,8 @@ pub(crate) struct DynamicPlaces {
     pub(crate) source: Place,
     pub(crate) query: Place,
     pub(crate) weight_bias: usize,
+    /// Of the dropout.
+    pub(crate) seed: u64,
 }
 
 impl DynamicPlaces {
@@ -30,6 +32,7 @@ impl DynamicPlaces {
             source: Place::contiguous(problem.logits()),
             query: Place::contiguous(query),
             weight_bias: 0,
+            seed: 0,
         }
     }
 }
@@ -53,30 +56,20 @@ pub(crate) fn plan(
     limits: &Limits,
 ) -> Result<Vec<Launch>> {
     let conv = problem.convolution();
-    let DynamicPlaces { tokens, source, query, weight_bias } = *places;
+    let DynamicPlaces { tokens, source, query, weight_bias, seed } = *places;
     if conv.sequences().tokens() == 0 {
         return Ok(vec![]);
     }
     let Taps::Generated { query_channels, query: query_dtype, weight_bias: has_weight_bias } = problem.taps()
     else {
         let logits = Logits { dtype: conv.parameters(), offset: source.offset, stride: source.stride };
-        return Ok(vec![plan_given(conv, &tokens, logits, listed, limits)?]);
+        return Ok(vec![plan_given(conv, &tokens, logits, seed, listed, limits)?]);
     };
     let query_dtype = query_dtype.unwrap_or(conv.dtype());
     let Some(tile) = fused_tile(conv) else {
-        let product =
-            LinearProblem::new(conv.sequences().tokens(), query_channels, problem.logits(), query_dtype)?
-                .with_bias(has_weight_bias);
-        let lies = Places {
-            x: query,
-            weight: source.offset,
-            bias: weight_bias,
-            y: Place::contiguous(problem.logits()),
-        };
-        let types = linear::Types { x: query_dtype, parameters: conv.parameters(), y: DType::F32 };
-        let generate = linear::plan(&product, &lies, types, limits)?;
+        let generate = plan_generate(problem, query, (source.offset, weight_bias), limits)?;
         let logits = Logits { dtype: DType::F32, offset: 0, stride: problem.logits() };
-        let convolve = plan_given(conv, &tokens, logits, listed, limits)?;
+        let convolve = plan_given(conv, &tokens, logits, seed, listed, limits)?;
         return Ok(generate.into_iter().chain([convolve]).collect());
     };
     let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
@@ -87,28 +80,48 @@ pub(crate) fn plan(
         dtype: conv.dtype(),
         parameters: conv.parameters(),
         source: conv.parameters(),
+        y: conv.dtype(),
         query: Some(query_dtype),
+        gathered: false,
         paired: weight.whole_words() && query.whole_words(),
         lane,
     });
     let quads = conv.window().width().div_ceil(4);
     let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
+    all.extend(dropout_parameters(conv, seed));
+    all.extend(logit_parameters(conv, (source.offset, 0), tile.heads)?);
     all.extend(parameters(&[
-        ("heads", tile.heads),
         ("quads", quads),
         ("row_groups", tiles.outputs() / 4),
         ("column_groups", tile.heads * quads),
-        ("source_offset", source.offset),
-        ("logit_stride", 0),
         ("query_channels", query_channels),
         ("query_offset", query.offset),
         ("query_stride", query.stride),
         ("weight_bias_offset", weight_bias),
         ("has_weight_bias", usize::from(has_weight_bias)),
-        ("all_heads", conv.heads()),
     ])?);
+    let kernel = kernel.with_dropout(conv.dropout().is_some());
     Ok(vec![Launch::new(kernel, tiles.groups(), all, limits)?])
+}
+
+/// The product that generates the logits, in f32 and without a gap between tokens: none where they are given, or there is no
+/// token.
+pub(crate) fn plan_generate(
+    problem: &DynamicConvProblem,
+    query: Place,
+    (weight, bias): (usize, usize),
+    limits: &Limits,
+) -> Result<Option<Launch>> {
+    let (conv, logits) = (problem.convolution(), problem.logits());
+    let Taps::Generated { query_channels, query: dtype, weight_bias } = problem.taps() else {
+        return Ok(None);
+    };
+    let dtype = dtype.unwrap_or(conv.dtype());
+    let product = LinearProblem::new(conv.sequences().tokens(), query_channels, logits, dtype)?;
+    let lies = Places { x: query, weight, bias, y: Place::contiguous(logits) };
+    let types = linear::Types { x: dtype, parameters: conv.parameters(), y: DType::F32 };
+    linear::plan(&product.with_bias(weight_bias), &lies, types, limits)
 }
 
 /// Logits that are given, and where they lie.
@@ -120,13 +133,51 @@ pub(crate) struct Logits {
     pub(crate) stride: usize,
 }
 
+/// The structure `Logits` of `shaders/shared/logits.wgsl`: where they begin, how far it is from one token to the next, and
+/// how many heads a tile has.
+pub(crate) fn logit_parameters(
+    conv: &Convolution,
+    (offset, stride): (usize, usize),
+    heads: usize,
+) -> Result<Vec<Parameter>> {
+    parameters(&[
+        ("source_offset", offset),
+        ("logit_stride", stride),
+        ("heads", heads),
+        ("all_heads", conv.heads()),
+    ])
+}
+
 /// The convolution with logits that are given.
 pub(crate) fn plan_given(
     conv: &Convolution,
     tokens: &Tokens,
     logits: Logits,
+    seed: u64,
     listed: bool,
     limits: &Limits,
+) -> Result<Launch> {
+    plan_with(conv, tokens, (logits, seed), (None, conv.dtype()), (listed, limits))
+}
+
+/// The gradient of x, of type `y`, by the convolution `conv` of dy along the mirrored window: with the taps of the tokens
+/// that read a token, and the statistics of their softmax at an offset.
+pub(crate) fn plan_gathered(
+    conv: &Convolution,
+    tokens: &Tokens,
+    (logits, statistics): ((Logits, u64), usize),
+    y: DType,
+    on: (bool, &Limits),
+) -> Result<Launch> {
+    plan_with(conv, tokens, logits, (Some(statistics), y), on)
+}
+
+fn plan_with(
+    conv: &Convolution,
+    tokens: &Tokens,
+    (logits, seed): (Logits, u64),
+    (statistics, y): (Option<usize>, DType),
+    (listed, limits): (bool, &Limits),
 ) -> Result<Launch> {
     let lane = Lane::new(conv.dtype(), tokens.whole_words(conv), conv.head_channels());
     let tile = given_tile(conv);
@@ -134,23 +185,31 @@ pub(crate) fn plan_given(
     let tiles = Tiles::new(conv.sequences(), window(conv), listed, tile.outputs, columns)?;
     let mut all = tile_parameters(&tiles)?;
     all.extend(tokens.parameters(conv, conv.has_bias())?);
+    all.extend(dropout_parameters(conv, seed));
+    all.extend(logit_parameters(conv, (logits.offset, logits.stride), tile.heads)?);
     all.extend(parameters(&[
-        ("heads", tile.heads),
         ("quads", tile.quads),
         ("row_groups", 0),
         ("column_groups", 0),
-        ("source_offset", logits.offset),
-        ("logit_stride", logits.stride),
         ("query_channels", 0),
-        ("query_offset", 0),
+        // Statistics come in the place of the query.
+        ("query_offset", statistics.unwrap_or(0)),
         ("query_stride", 0),
         ("weight_bias_offset", 0),
         ("has_weight_bias", 0),
-        ("all_heads", conv.heads()),
     ])?);
-    let (dtype, parameters) = (conv.dtype(), conv.parameters());
-    let kernel = kernel(Types { dtype, parameters, source: logits.dtype, query: None, paired: false, lane });
-    Launch::new(kernel, tiles.groups(), all, limits)
+    let (dtype, parameters, source) = (conv.dtype(), conv.parameters(), logits.dtype);
+    let kernel = kernel(Types {
+        dtype,
+        parameters,
+        source,
+        y,
+        query: None,
+        gathered: statistics.is_some(),
+        paired: false,
+        lane,
+    });
+    Launch::new(kernel.with_dropout(conv.dropout().is_some()), tiles.groups(), all, limits)
 }
 
 /// What a workgroup makes.
@@ -164,7 +223,7 @@ struct Tile {
 }
 
 /// Tokens of the longest sequence that a tile can hold, in whole lanes.
-fn longest(conv: &Convolution) -> usize {
+pub(crate) fn longest(conv: &Convolution) -> usize {
     conv.sequences().longest().next_multiple_of(STEPS).max(STEPS)
 }
 
@@ -224,25 +283,31 @@ struct Types {
     parameters: DType,
     /// Of logits or W.
     source: DType,
+    /// Of the outputs.
+    y: DType,
     /// Where taps are generated.
     query: Option<DType>,
+    /// Whether the taps are those of other tokens, for the gradient of x.
+    gathered: bool,
     paired: bool,
     lane: Lane,
 }
 
 fn kernel(types: Types) -> Kernel {
-    let Types { dtype, parameters, source, query, paired, lane } = types;
-    let files = [File::Element, lane.file(), lane.store(dtype), File::Tiles, File::Convolve, File::Memory];
+    let Types { dtype, parameters, source, y, query, gathered, paired, lane } = types;
+    let taps = if gathered { File::GatheredTaps } else { File::GivenTaps };
+    let files = [File::Element, lane.file(), lane.store(y), File::Tiles, File::Window];
     // Numbers of 32 bits are whole words anyway.
     let paired = paired && (source != DType::F32 || query.is_some_and(|query| query != DType::F32));
+    let taps = [File::Convolve, File::Memory, File::Dropout, File::Taps, File::Logits, taps];
     let product = [File::Blocks, File::Product, File::StageRows, File::StageColumns];
     Kernel {
         name: "dynamic_conv",
         workgroup: WORKGROUP,
-        files: files.into_iter().chain([File::Taps]).chain(product).chain([File::DynamicConv]).collect(),
+        files: files.into_iter().chain(taps).chain(product).chain([File::DynamicConv]).collect(),
         constants: vec![
             ("X", code(dtype)),
-            ("Y", code(dtype)),
+            ("Y", code(y)),
             ("P", code(parameters)),
             ("S", code(source)),
             ("Q", code(query.unwrap_or(DType::F32))),
@@ -264,17 +329,20 @@ pub(crate) fn kernels() -> Vec<Kernel> {
     let mut all = vec![];
     for (dtype, parameters) in types() {
         for lane in Lane::ALL.into_iter().filter(|&lane| dtype != DType::F32 || lane == Lane::One) {
-            let mut add = |source, query, paired| {
-                let kernel = kernel(Types { dtype, parameters, source, query, paired, lane });
-                if !all.contains(&kernel) {
-                    all.push(kernel);
+            let mut add = |source, query, paired, gathered, y| {
+                let kernel = kernel(Types { dtype, parameters, source, y, query, gathered, paired, lane });
+                for kernel in kernel.both_dropouts() {
+                    if !all.contains(&kernel) {
+                        all.push(kernel);
+                    }
                 }
             };
             for source in [parameters, DType::F32] {
-                add(source, None, false);
+                add(source, None, false, false, dtype);
+                [dtype, DType::F32].into_iter().for_each(|y| add(source, None, false, true, y));
             }
             for (query, paired) in [dtype, DType::F32].into_iter().flat_map(|q| [(q, false), (q, true)]) {
-                add(parameters, Some(query), paired);
+                add(parameters, Some(query), paired, false, dtype);
             }
         }
     }

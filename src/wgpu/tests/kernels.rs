@@ -2,17 +2,20 @@ use naga::back::{hlsl, msl};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use crate::wgpu::shader::{Kernel, WORKGROUP_BYTES};
-use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
+use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, reduce, span_key};
 
 /// Every kernel that any plan can ask for.
 pub(super) fn kernels() -> Vec<Kernel> {
     [
         light_conv::kernels(),
+        light_conv::backward_kernels(),
+        dynamic_conv::band::kernels(),
         dynamic_conv::kernels(),
         span_key::kernels(),
         linear::kernels(),
         attention::kernels(),
         history::kernels(),
+        reduce::kernels(),
     ]
     .concat()
 }
@@ -154,12 +157,28 @@ fn level_mixes(code: &str) -> bool {
 /// A kernel per combination of types: nothing that a width, a length or a number of heads could add to.
 #[test]
 fn no_size_is_part_of_a_kernel() {
-    let names = ["X", "Y", "P", "S", "Q", "SPLIT", "PAIRED", "GENERATED", "HALVES", "PER_STEP"];
-    let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED", "VALUE_QUADS"];
+    let types = ["X", "Y", "P", "S", "Q", "B"];
+    let forms = [
+        "SPLIT",
+        "PAIRED",
+        "PAIRS",
+        "GENERATED",
+        "HALVES",
+        "PER_STEP",
+        "FACTOR",
+        "OVER_TOKENS",
+        "ADDEND",
+        "TRANSPOSED",
+        "MEANS",
+        "GRADIENT",
+        "DROPOUT",
+    ];
+    let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED", "VALUE_QUADS", "TAP_QUADS"];
     for kernel in kernels() {
         for (name, value) in &kernel.constants {
             assert!(
-                names.contains(name) && *value <= 2 || tiles.contains(name) && *value <= 16,
+                (types.contains(name) || forms.contains(name)) && *value <= 2
+                    || tiles.contains(name) && *value <= 16,
                 "{kernel:?}"
             );
         }

@@ -2,17 +2,20 @@ use std::collections::HashSet;
 
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
-    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
-    LinearProblem, Mask, SpanKeyProblem, Taps,
+    AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
+    DynamicConvProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem, LinearProblem, LinearWanted,
+    Mask, SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps,
 };
 use crate::wgpu::plan::{Launch, Place, Tokens, tile_parameters};
 use crate::wgpu::shader::{DEPTH, MEMORY, WORKGROUP};
+use crate::wgpu::tests::backward::{attend_backward, key_backward, layer_backward};
+use crate::wgpu::tests::convolutions::{dynamic_backward, light_backward};
 use crate::wgpu::tests::kernels::{kernels, module};
 use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
 use crate::{DType, Error, Normalize, Result, Sequences, Window};
 
 /// What a big GPU allows.
-fn big() -> Limits {
+pub(super) fn big() -> Limits {
     Limits {
         workgroup_memory: 48 << 10,
         invocations: 1024,
@@ -24,7 +27,7 @@ fn big() -> Limits {
 }
 
 /// Sequences of every layout, short and long, few and many.
-fn sequences() -> Vec<Sequences> {
+pub(super) fn sequences() -> Vec<Sequences> {
     let offsets: Vec<usize> = (0..200).map(|i| i * i / 3).collect();
     vec![
         Sequences::batch(1, 1).unwrap(),
@@ -38,7 +41,7 @@ fn sequences() -> Vec<Sequences> {
     ]
 }
 
-fn windows() -> Vec<Window> {
+pub(super) fn windows() -> Vec<Window> {
     let mut all = vec![];
     for width in [1, 2, 3, 7, 31, 64, 65, 127, 129, 250, 1000, 5000] {
         all.extend([1, 3, 1000].map(|dilation| Window::new(width, dilation, (width - 1) / 2).unwrap()));
@@ -48,7 +51,7 @@ fn windows() -> Vec<Window> {
 }
 
 /// Convolutions of every kind that plans tell apart.
-fn convolutions() -> Vec<Convolution> {
+pub(super) fn convolutions() -> Vec<Convolution> {
     let mut all = vec![];
     for sequences in sequences() {
         for window in windows() {
@@ -64,20 +67,30 @@ fn convolutions() -> Vec<Convolution> {
     all
 }
 
-fn parameter(launch: &Launch, name: &str) -> usize {
+pub(super) fn parameter(launch: &Launch, name: &str) -> usize {
     let found = launch.parameters.iter().find(|(other, _)| *other == name);
     found.unwrap_or_else(|| panic!("{} has no {name}", launch.kernel.name)).1 as usize
 }
 
+pub(super) fn has(launch: &Launch, name: &str) -> bool {
+    launch.parameters.iter().any(|(other, _)| *other == name)
+}
+
 /// What every launch must keep to on the smallest device, and that a bigger one changes nothing.
-fn check(what: &dyn std::fmt::Debug, plan: impl Fn(&Limits) -> Result<Vec<Launch>>) -> Vec<Launch> {
+pub(super) fn check(
+    what: &dyn std::fmt::Debug,
+    plan: impl Fn(&Limits) -> Result<Vec<Launch>>,
+) -> Vec<Launch> {
     let limits = Limits::default();
     let launches = plan(&limits).unwrap_or_else(|error| panic!("{what:?}: {error}"));
     assert_eq!(launches, plan(&big()).unwrap());
     for launch in &launches {
         assert!(launch.grid.iter().all(|&size| (1..=limits.groups).contains(&size)), "{what:?}");
         let held: u64 = launch.grid.iter().map(|&size| u64::from(size)).product();
-        let wanted = if launch.kernel.name == "history" { held } else { parameter(launch, "groups") as u64 };
+        // Where a workgroup has several tiles, `groups` counts those.
+        let groups = ["all_groups", "groups"].into_iter().find(|name| has(launch, name));
+        let wanted = groups.map_or(held, |name| parameter(launch, name) as u64);
+        assert!(groups.is_some() || launch.kernel.name == "history");
         // The kernels leave what is over.
         assert!(held >= wanted && held - wanted <= wanted / 1000 + 1, "{what:?}: {held} of {wanted}");
     }
@@ -87,7 +100,7 @@ fn check(what: &dyn std::fmt::Debug, plan: impl Fn(&Limits) -> Result<Vec<Launch
 fn light(conv: &Convolution, limits: &Limits) -> Result<Vec<Launch>> {
     let tokens = Tokens::contiguous(conv.channels(), conv.channels());
     let problem = LightConvProblem::new(*conv);
-    Ok(light_conv::plan(&problem, &tokens, 0, listed(conv.sequences()), limits)?.into_iter().collect())
+    Ok(light_conv::plan(&problem, &tokens, (0, 0), listed(conv.sequences()), limits)?.into_iter().collect())
 }
 
 fn dynamic(problem: &DynamicConvProblem, limits: &Limits) -> Result<Vec<Launch>> {
@@ -97,7 +110,13 @@ fn dynamic(problem: &DynamicConvProblem, limits: &Limits) -> Result<Vec<Launch>>
 
 fn key(problem: &SpanKeyProblem, limits: &Limits) -> Result<Vec<Launch>> {
     let places = span_key::SpanKeyPlaces::contiguous(problem);
-    let plan = span_key::plan(problem, &places, listed(problem.depthwise().sequences()), limits)?;
+    let plan = span_key::plan(
+        problem,
+        problem.depthwise().dtype(),
+        &places,
+        listed(problem.depthwise().sequences()),
+        limits,
+    )?;
     Ok(plan.into_iter().collect())
 }
 
@@ -123,7 +142,7 @@ fn assert_taps_fit(launch: &Launch, rows: usize) {
 }
 
 /// Operands of a product: as many blocks as invocations, and one stage of both fits.
-fn assert_stage_fits(row_quads: usize, rows: usize, columns: usize, workgroup: usize) {
+pub(super) fn assert_stage_fits(row_quads: usize, rows: usize, columns: usize, workgroup: usize) {
     assert!(rows > 0 && columns > 0 && rows * columns <= workgroup, "{rows} x {columns} blocks");
     assert!(DEPTH * (row_quads * rows + 1 + columns + 1) <= MEMORY, "{rows} x {columns} blocks");
 }
@@ -269,6 +288,9 @@ fn parameters_are_those_of_the_kernel() {
     let attention = AttentionProblem::new(shape, shape, 8, 64, DType::F16).unwrap();
     let history = HistoryProblem::new(conv).unwrap();
     let places = history::Places { x: Place::contiguous(512), history: 0, next: 0 };
+    let attend_back = AttentionBackwardProblem::new(attention, AttentionWanted::ALL);
+    let layer = LinearProblem::new(9000, 8, 7, DType::BF16).unwrap().with_bias(true);
+    let layer = LinearBackwardProblem::new(layer, LinearWanted::ALL).unwrap();
     let launches = [
         light(&conv, &limits).unwrap(),
         dynamic(&given, &limits).unwrap(),
@@ -278,6 +300,12 @@ fn parameters_are_those_of_the_kernel() {
         attend(&attention, AttentionKind::Fused, &limits).unwrap(),
         attend(&attention, AttentionKind::Naive, &limits).unwrap(),
         history::plan(&history, places, true, &limits).unwrap().into_iter().collect(),
+        layer_backward(&layer, &limits).unwrap(),
+        dynamic_backward(given, &limits).unwrap(),
+        light_backward(&conv.with_normalize(Normalize::SoftmaxInRange), &limits).unwrap(),
+        attend_backward(&attend_back, AttentionKind::Fused, &limits).unwrap(),
+        attend_backward(&attend_back, AttentionKind::Naive, &limits).unwrap(),
+        key_backward(&SpanKeyBackwardProblem::new(span, SpanKeyWanted::ALL).unwrap(), &limits).unwrap(),
     ];
     let mut seen = HashSet::new();
     for launch in launches.concat() {

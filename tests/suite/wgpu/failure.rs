@@ -58,6 +58,7 @@ impl Held {
             weight: self.weight.wgpu_buffer().unwrap().into(),
             bias: None,
             history: None,
+            seed: None,
             y: Rows::contiguous(self.y.wgpu_buffer().unwrap()),
         })
     }

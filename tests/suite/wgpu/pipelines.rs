@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::dynamic_conv::{self, Generator};
 use crate::support::gpu::device_with;
-use crate::support::{ConvCase, config};
+use crate::support::{ConvCase, Selection, config};
 use crate::{attention, light_conv, linear, span_conv, span_key};
 
 /// Convolutions of one kind and of all sizes; the channels of a head are even.
@@ -114,6 +114,33 @@ fn attention_has_three_and_two() {
         });
         ends_with(pipelines, even, |case, device| {
             attention::Call::draw(&case).run(kind, device);
+        });
+    }
+}
+
+/// For dx and dW two each, for few rows and for many; two for dW and two for dbias that write partial sums or do not, and
+/// one that adds those up.
+#[test]
+fn linear_backward_has_nine() {
+    let problem = (1usize..2000, 1usize..40, 1usize..40).prop_map(|(rows, inputs, outputs)| {
+        LinearProblem::new(rows, 2 * inputs, 2 * outputs, DType::F16).unwrap().with_bias(true)
+    });
+    ends_with(9, (problem, any::<u64>()), |(problem, seed), device| {
+        linear::backward::Backward::draw(problem, seed, Selection::ALL).run(device).unwrap();
+    });
+}
+
+/// Five of naive attention; of fused the statistics, and for each gradient as the forward pass.
+#[test]
+fn attention_backward_has_five_and_seven() {
+    for (kind, pipelines) in attention::KINDS.into_iter().zip([5, 7]) {
+        let even = attention::case(100).prop_map(|case| attention::Case {
+            head_channels: case.head_channels.next_multiple_of(2),
+            dtype: DType::BF16,
+            ..case
+        });
+        ends_with(pipelines, even, |case, device| {
+            attention::backward::Backward::draw(&case, Selection::ALL).run(kind, device).unwrap();
         });
     }
 }

@@ -4,7 +4,7 @@ use lightspan::ops::AttentionKind;
 use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, Taps};
 use lightspan::reference::{self, Estimate};
 use lightspan::wgpu::{self as room, DeviceSequences, Gpu};
-use lightspan::{DType, Sequences};
+use lightspan::{DType, Dropout, Sequences};
 use proptest::test_runner::TestCaseError;
 
 use crate::dynamic_conv::{self, Generator};
@@ -54,6 +54,7 @@ pub fn light_conv(gpu: &Gpu, case: &ConvCase, scatter: &mut Scatter<'_>) -> Prep
         weight: weight.elements(),
         bias: elements(&bias),
         history: elements(&history),
+        seed: case.dropout.map(Dropout::seed),
         y: output.rows(),
     };
     Prepared { call: operator.bind(args).unwrap(), output, expected: call.expected() }
@@ -85,6 +86,7 @@ pub fn dynamic_conv(gpu: &Gpu, case: &ConvCase, generator: Generator, scatter: &
         taps,
         bias: elements(&bias),
         history: elements(&history),
+        seed: case.dropout.map(Dropout::seed),
         y: output.rows(),
     };
     let scratch = scatter.scratch(operator.scratch_len());
@@ -143,6 +145,7 @@ pub fn span_conv(gpu: &Gpu, case: &ConvCase, channels: usize, scatter: &mut Scat
         bias: elements(&bias),
         history: elements(&history),
         value_history: elements(&value_history),
+        seed: case.dropout.map(Dropout::seed),
         y: output.rows(),
     };
     let operator = room::SpanConv::new(gpu, call.problem).unwrap();

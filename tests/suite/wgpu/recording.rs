@@ -86,6 +86,7 @@ fn calls_of_one_pass_see_what_those_before_them_wrote() {
             weight: Elements::from(&buffer(&weight)),
             bias: None,
             history: None,
+            seed: None,
             y: Rows::contiguous(&buffer(&y)),
         });
         let (first, second) = (first.unwrap(), second.unwrap());
@@ -131,6 +132,7 @@ fn a_call_of_nothing_records_nothing() {
         weight: (&weight).into(),
         bias: None,
         history: None,
+        seed: None,
         y: Rows::contiguous(&y),
     };
     let call = operator.bind(args).unwrap();

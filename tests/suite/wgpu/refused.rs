@@ -1,13 +1,15 @@
 //! What each wrong argument of the wgpu room is answered, before anything is launched.
 
+mod convolution_gradients;
 mod convolutions;
+mod gradients;
 mod limits;
 mod products;
 
 use ::wgpu::{Buffer, BufferUsages};
 use lightspan::problem::Convolution;
 use lightspan::wgpu::{DeviceSequences, Elements, Gpu, Rows};
-use lightspan::{DType, Error, Sequences, Window};
+use lightspan::{DType, DropoutRate, Error, Sequences, Window};
 
 use crate::support::gpu::{default_device, empty};
 
@@ -81,6 +83,11 @@ fn conv(channels: usize) -> Convolution {
 
 fn full(channels: usize) -> Convolution {
     conv(channels).with_bias(true).with_history(true).unwrap()
+}
+
+/// With weight dropout, which wants a seed.
+fn dropped(channels: usize) -> Convolution {
+    conv(channels).with_dropout(Some(DropoutRate::new(0.5).unwrap()))
 }
 
 fn missing(tensor: &'static str) -> Error {

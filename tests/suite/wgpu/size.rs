@@ -13,7 +13,7 @@ use crate::{attention, light_conv, span_key};
 ///
 /// A software adapter is given 10 workgroups in a dimension, and takes all three; 65535, as many as every device has, take
 /// it a minute.
-fn many() -> Option<(Device, usize)> {
+pub fn many() -> Option<(Device, usize)> {
     let device = gpu_device()?;
     if device.gpu().unwrap().device().adapter_info().device_type != DeviceType::Cpu {
         return Some((device, 70_001));
@@ -22,7 +22,7 @@ fn many() -> Option<(Device, usize)> {
     Some((device_with(limits)?, 701))
 }
 
-fn case(sequences: Sequences, dtype: DType) -> ConvCase {
+pub fn case(sequences: Sequences, dtype: DType) -> ConvCase {
     ConvCase {
         sequences,
         heads: 2,
@@ -39,7 +39,7 @@ fn case(sequences: Sequences, dtype: DType) -> ConvCase {
 }
 
 /// Of all three layouts; empty sequences are in the way of the search for packed ones.
-fn cases(count: usize) -> [ConvCase; 3] {
+pub fn cases(count: usize) -> [ConvCase; 3] {
     let lengths: Vec<_> = (0..count).map(|i| i % 3).collect();
     let ends = lengths.iter().scan(0, |end, length| {
         *end += length;

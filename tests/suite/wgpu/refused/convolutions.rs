@@ -21,6 +21,7 @@ fn light_conv() {
         weight: b.some(),
         bias: None,
         history: None,
+        seed: None,
         y: rows(b.out()),
     };
     let with = LightConvArgs { bias: Some(b.some()), history: Some(b.some()), ..plain };
@@ -39,6 +40,8 @@ fn light_conv() {
         (without(LightConvArgs { weight: b.unbound(), ..plain }), usage("weight")),
         (without(LightConvArgs { weight: b.out(), ..plain }), shared("y", "weight")),
         (without(LightConvArgs { bias: Some(b.some()), ..plain }), surplus("bias")),
+        (without(LightConvArgs { seed: Some(1), ..plain }), surplus("seed")),
+        (run(dropped(4), plain), missing("seed")),
         (without(LightConvArgs { history: Some(b.some()), ..plain }), surplus("history")),
         (without(LightConvArgs { y: rows(Elements::at(&b.output, NUMBERS - 23)), ..plain }), short("y")),
         (without(LightConvArgs { y: rows(b.unbound()), ..plain }), usage("y")),
@@ -70,6 +73,7 @@ fn dynamic_conv() {
         taps,
         bias: None,
         history: None,
+        seed: None,
         y: rows(b.out()),
     };
     let given = |args| bind(DynamicConvProblem::given(conv(4)), args);
@@ -80,6 +84,8 @@ fn dynamic_conv() {
         (given(DynamicConvArgs { sequences: &b.later, ..plain }), missing("history")),
         (given(DynamicConvArgs { x: rows(b.last(23)), ..plain }), short("x")),
         (given(DynamicConvArgs { bias: Some(b.some()), ..plain }), surplus("bias")),
+        (given(DynamicConvArgs { seed: Some(1), ..plain }), surplus("seed")),
+        (bind(DynamicConvProblem::given(dropped(4)), plain), missing("seed")),
         (given(DynamicConvArgs { history: Some(b.some()), ..plain }), surplus("history")),
         (given(args(logits(rows(b.last(35))))), short("logits")),
         (given(args(logits(rows(b.unbound())))), usage("logits")),
@@ -144,6 +150,7 @@ fn scratch_of_generated_taps() {
         taps,
         bias: None,
         history: None,
+        seed: None,
         y: rows(b.out()),
     };
     let all = scratch(needed, BufferUsages::STORAGE);
@@ -230,6 +237,7 @@ fn span_conv() {
         bias: None,
         history: None,
         value_history: None,
+        seed: None,
         y: rows(b.out()),
     };
     let some = Some(b.some());
@@ -273,6 +281,7 @@ fn span_conv() {
         (without(SpanConvArgs { key_bias: some, ..plain }), surplus("key_bias")),
         (without(SpanConvArgs { weight_bias: some, ..plain }), surplus("weight_bias")),
         (without(SpanConvArgs { bias: some, ..plain }), surplus("bias")),
+        (without(SpanConvArgs { seed: Some(1), ..plain }), surplus("seed")),
         (without(SpanConvArgs { history: some, ..plain }), surplus("history")),
         (without(SpanConvArgs { value_history: some, ..plain }), surplus("value_history")),
         (without(SpanConvArgs { y: Rows::strided(b.out(), 5), ..plain }), stride("y", 6)),

@@ -136,6 +136,7 @@ fn buffers_and_sequences_of_another_device() {
         weight: (&own).into(),
         bias: None,
         history: None,
+        seed: None,
         y: rows((&y).into()),
     };
     for args in [
