@@ -62,6 +62,7 @@ fn convolve(gpu: &Gpu, stream: &Arc<CudaStream>) -> Result<(), Box<dyn Error>> {
         weight: Elements::from(&view).at(2),
         bias: None,
         history: None,
+        seed: None,
         y: RowsMut::strided(&mut y, stride),
     })?;
     let graph = stream.end_capture(CUgraphInstantiate_flags(0))?.ok_or("nothing was captured")?;

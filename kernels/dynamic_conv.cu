@@ -80,8 +80,14 @@ struct Params {
     // Of `Rows`, in bytes.
     unsigned gap;
     unsigned of_phase;
-    unsigned unused;
+    // Whether this is the gradient of x: then x is the gradient of y, taps are counted from the last and are those of the
+    // tokens that they read, and no token of the past is read. Biases may be ADDENDS then, numbers of f32 for every token.
+    unsigned mirrored;
+    Dropout dropout;
 };
+
+// What `has_bias` may be besides.
+constexpr unsigned ADDENDS = 2;
 
 template <class X, bool SPLIT>
 __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, const X* history, const uint4* sequences,
@@ -128,13 +134,19 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
         weights.first = row_of(channel);
         weights.second = SPLIT ? row_of(second) : weights.first;
         float2 start = make_float2(0.0f, 0.0f);
-        if (params.has_bias != 0) {
+        if (params.has_bias == 1) {
             const Parameters<X> biases = {bias, params.wide};
             start = make_float2(biases.at(channel), biases.at(second));
         }
 #pragma unroll
         for (unsigned n = 0; n < STEPS; n++) {
             sums[n] = start;
+            const int position = output.position + int(n * tiles.dilation);
+            if (params.has_bias == ADDENDS && position < work.tile.sequence.length) {
+                const unsigned long long token = work.tile.sequence.first + unsigned(position);
+                const float* const addends = static_cast<const float*>(bias) + token * params.channels;
+                sums[n] = make_float2(__ldg(addends + channel), __ldg(addends + second));
+            }
         }
     }
 #pragma unroll 1
@@ -144,10 +156,15 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
             __syncthreads();
         }
         stage(params.load_unit, tokens(), rows, tiles, work.tile, window, work.past, first, count);
-        const TokenLogits<X> of = {{logits, params.wide_logits}, params.logit_stride, window.width, params.normalize};
+        const TokenLogits<X> of = {{logits, params.wide_logits}, params.logit_stride, window.width, params.normalize,
+                                   params.dropout};
         const TokenRows filled = {tiles, window, work.tile, work.past, work.first_head, work.heads};
-        fill(of, filled, tap_rows, reinterpret_cast<Softmax*>(bytes + params.softmax_at), params.across, work.taps.begin,
-             first, count);
+        if (params.mirrored != 0) {
+            fill_mirrored(of, filled, tap_rows, params.across, first, count);
+        } else {
+            fill(of, filled, tap_rows, reinterpret_cast<Softmax*>(bytes + params.softmax_at), params.across,
+                 work.taps.begin, first, count);
+        }
         wait_for_copies();
         __syncthreads();
         if (computes) {

@@ -73,6 +73,7 @@ struct Params {
     unsigned load_unit;
     unsigned store_unit;
     unsigned unused;
+    Dropout dropout;
 };
 
 // A warp's own corner of the block's memory.
@@ -154,7 +155,10 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
     const unsigned warp = threadIdx.x / WARP, warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
     unsigned char* const own = ring.memory + ring.rows * ring.pitch + warp * (SIDE * params.logit_pitch * 4 + CORNER_BYTES);
     const Corner corner = {reinterpret_cast<float*>(own + CORNER_BYTES), own};
-    const Logits of_head = {corner.logits, params.logit_pitch, window.width, params.normalize};
+    static_assert(KEPT_BYTES <= CORNER_BYTES);
+    // Head and token are those of the outputs at hand.
+    Logits of_head = {corner.logits, params.logit_pitch, window.width, params.normalize, params.dropout, 0, 0,
+                      window.dilation, corner.outputs};
     const Parameters<X> biases = {bias, params.wide};
     const unsigned first_head = stretch.first_group / stretch.groups_each;
     const unsigned heads = (stretch.first_group + stretch.groups - 1) / stretch.groups_each + 1 - first_head;
@@ -182,6 +186,8 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
         }
         __syncwarp();
         TokenBand<X, PRODUCTS> band;
+        of_head.head = head;
+        of_head.token = stretch.tile.sequence.first + unsigned(stretch.tile.start) + output * window.dilation;
         if (computes) {
             band.load(of_head, [&](unsigned n) {
                 const int position = stretch.tile.start + int((output + n) * window.dilation);

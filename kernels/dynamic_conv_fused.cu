@@ -68,6 +68,11 @@ __device__ inline Taps taps_in_range(const Params& params, const Work& work, uns
                 end_tap(params.window, work.tile.sequence.length, position)};
 }
 
+// The row of an output's token.
+__device__ inline unsigned token_of(const Work& work, const Params& params, unsigned output) {
+    return work.tile.sequence.first + unsigned(work.tile.start) + output * params.window.dilation;
+}
+
 // Heads of a group, whose logits lie in the block's memory.
 struct Group {
     TapRows taps;
@@ -88,8 +93,10 @@ __device__ void convolve_bands(unsigned char* bytes, const Group& group, const P
 #pragma unroll 1
     for (unsigned unit = warp; unit < units; unit += blockDim.x / WARP) {
         const unsigned head = unit % group.heads, output = unit / group.heads * SIDE;
+        static_assert(KEPT_BYTES <= CORNER_BYTES);
         const Logits logits = {group.taps.at(output, head * params.window.width), group.taps.pitch, params.window.width,
-                               params.normalize};
+                               params.normalize, params.dropout, group.begin / params.head_channels + head,
+                               token_of(work, params, output), params.window.dilation, corner};
         TokenBand<X, PRODUCTS> band;
         band.load(logits, [&](unsigned n) { return taps_in_range(params, work, output + n); });
         const unsigned begin = group.begin + head * params.head_channels, end = begin + params.head_channels;
@@ -136,7 +143,12 @@ __device__ void convolve_rows(unsigned char* bytes, const Group& group, const P*
         // Threads side by side have rows side by side.
         const unsigned head = item / params.tiles.steps, row = item - head * params.tiles.steps;
         if (row < work.computed) {
-            normalize_taps(group.taps.at(row, head * width), width, params.normalize, taps_in_range(params, work, row));
+            float* const taps = group.taps.at(row, head * width);
+            normalize_taps(taps, width, params.normalize, taps_in_range(params, work, row));
+            if (params.dropout.threshold != 0) {
+                drop_taps(taps, width, params.dropout, token_of(work, params, row),
+                          group.begin / params.head_channels + head);
+            }
         }
     }
     __syncthreads();

@@ -84,7 +84,13 @@ struct Params {
     // Of `Rows`, in bytes.
     unsigned gap;
     unsigned of_phase;
-    unsigned unused;
+    // Whether this is the gradient of x: then x is the gradient of y, taps are counted from the last, and no token of the past
+    // is read. Where softmax is over the taps in range, `history` is what `light_conv_backward.cu` leaves of the tokens at the
+    // ends of sequences: end_rows of each sequence, of as many heads as there are.
+    unsigned mirrored;
+    unsigned end_rows;
+    unsigned heads;
+    Dropout dropout;
 };
 
 template <class X, bool SPLIT, bool IN_RANGE>
@@ -112,7 +118,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
         return Tokens<X>{x, params.x_stride, history, y, params.y_stride, params.channels, work.first_channel};
     };
     const auto filters = [&] {
-        return Filters<X>{{weight, params.wide}, work.first_head, work.heads, window.width};
+        return Filters<X>{{weight, params.wide}, work.first_head, work.heads, window.width, params.mirrored,
+                          params.dropout};
     };
     if (window.width > params.taps && params.normalize != NONE) {
         measure(filters(), softmax);
@@ -147,8 +154,12 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
         EdgeSoftmax<SPLIT> edge;
         bool at_edge = false;
         if constexpr (IN_RANGE) {
-            at_edge = computes && !all_in_range(window, work.past, work.tile.sequence.length, output.position);
-            if (at_edge) {
+            if (params.mirrored != 0) {
+                at_edge = computes && !all_within(window, work.tile.sequence.length, output.position);
+            } else {
+                at_edge = computes && !all_in_range(window, work.past, work.tile.sequence.length, output.position);
+            }
+            if (at_edge && params.mirrored == 0) {
                 measure_edge(edge, filters(), place, window, work.past, work.tile.sequence.length);
             }
         }
@@ -163,7 +174,10 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
                 wait_for_copies();
                 __syncthreads();
             }
-            if (IN_RANGE && at_edge) {
+            if (IN_RANGE && at_edge && params.mirrored != 0) {
+                const EndRows ends = {reinterpret_cast<const float2*>(history), params.end_rows, params.heads};
+                accumulate_mirrored<X, SPLIT>(sums, ends, filters(), memory, place, window, work.tile, first, count);
+            } else if (IN_RANGE && at_edge) {
                 accumulate_edge<X>(sums, edge, filters(), place, window, work.past, work.tile.sequence.length, first,
                                    count);
             } else if (computes) {

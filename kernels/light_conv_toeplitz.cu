@@ -81,6 +81,10 @@ struct Params {
     // Bytes of a unit in which x and history are read and y is written: 16, 8, 4 or 2.
     unsigned load_unit;
     unsigned store_unit;
+    // Whether taps are counted from the last: the gradient of x, whose x is the gradient of y.
+    unsigned mirrored;
+    unsigned unused;
+    Dropout dropout;
 };
 
 // What multiply-adds for an output want to know.
@@ -133,7 +137,8 @@ struct Plain {
             unsigned row = place + tap;
             row = row < ring.rows ? row : row - ring.rows;
             const float2 token = token_at<X>(ring.memory + row * ring.pitch + offset);
-            const float weight = edge ? expf(filters.at(head, tap) - largest) / total : taps.at(head, tap);
+            const float weight = edge ? dropped(expf(filters.at(head, tap) - largest) / total, filters.factor(head, tap))
+                                      : taps.at(head, tap);
             multiply_add(sum, make_float2(weight, weight), token);
         }
         return sum;
@@ -188,7 +193,8 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
 
     const unsigned first_head = stretch.first_group / stretch.groups_each;
     const unsigned end_head = (stretch.first_group + stretch.groups - 1) / stretch.groups_each + 1;
-    const Filters<X> filters = {{weight, params.wide}, first_head, end_head - first_head, window.width};
+    const Filters<X> filters = {{weight, params.wide}, first_head, end_head - first_head, window.width, params.mirrored,
+                                params.dropout};
     const TapMemory taps = {tap_memory, HEADS};
     fill(filters, taps, params.normalize != NONE, static_cast<const Softmax*>(nullptr), 0, window.width);
     make_bands<X, PRODUCTS>(taps, filters.heads, window.width, bands, about);
@@ -247,7 +253,9 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
             const bool edge = params.normalize == SOFTMAX_IN_RANGE &&
                               (output < stretch.history_row || output + SIDE - 1 >= stretch.whole_end);
             const unsigned head = finish[pair].head;
-            const bool left_over = about[head].plain != 0 || (edge && about[head].even == 0);
+            // What is left after a dropout does not tell the total of all.
+            const bool uneven = about[head].even == 0 || params.dropout.threshold != 0;
+            const bool left_over = about[head].plain != 0 || (edge && uneven);
             float sums[4];
             // Whether they are made without the tokens that are infinite or NaN.
             bool without = false;

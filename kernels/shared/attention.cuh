@@ -66,8 +66,8 @@ __device__ inline Seen seen_by(const Attention& attention, const Work& work, int
     return Seen{begin, max(begin, end)};
 }
 
-__device__ inline Work work_of(const Attention& attention, const uint4* query_list, const uint4* key_list) {
-    const Tile tile = tile_of(attention.tiles, query_list);
+// On a tile of queries.
+__device__ inline Work work_on(const Attention& attention, const Tile& tile, const uint4* key_list) {
     const Sequence keys = sequence_at(attention.keys_listed, attention.keys_time, key_list, tile.index);
     const int tokens = int(attention.tiles.steps);
     Work work;
@@ -99,6 +99,10 @@ struct Reach {
     int all_begin;
     int all_end;
 };
+
+__device__ inline Work work_of(const Attention& attention, const uint4* query_list, const uint4* key_list) {
+    return work_on(attention, tile_of(attention.tiles, query_list), key_list);
+}
 
 // Of `rows` queries from `row` on.
 __device__ inline Reach reach_of(const Attention& attention, const Work& work, int row, int rows) {

@@ -51,6 +51,7 @@ struct Params {
     unsigned query_unit;
     unsigned weight_unit;
     unsigned y_unit;
+    Dropout dropout;
 };
 
 constexpr unsigned NOWHERE = 0xffffffffu;

@@ -70,8 +70,8 @@ struct Rows {
 };
 
 // The tokens that `taps` taps of the tile's outputs read, from tap `first_tap` on. Those that there are not are left as
-// they were; channels past the last are zero.
-template <class Unit, class X>
+// they were, or are zero as well where rows are to be FILLED; channels past the last are zero.
+template <bool FILLED, class Unit, class X>
 __device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles, const Tile& tile,
                          const Window& window, int past, unsigned first_tap, unsigned taps) {
     const unsigned units = rows.pitch / unsigned(sizeof(Unit));
@@ -88,12 +88,12 @@ __device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles&
         const unsigned phase = tiles.phases == 1 ? 0 : row / of_phase;
         const unsigned step = row - phase * of_phase;
         const int position = tile.start + int(phase + (step + first_tap) * tiles.dilation) - int(window.left);
-        if (step >= tiles.steps + taps - 1 || tile.phase + phase >= tiles.dilation || position < -past ||
-            position >= tile.sequence.length) {
+        const bool is_token = tile.phase + phase < tiles.dilation && position >= -past && position < tile.sequence.length;
+        if (step >= tiles.steps + taps - 1 || (!FILLED && !is_token)) {
             continue;
         }
         Unit* to = reinterpret_cast<Unit*>(rows.at(phase, step)) + unit;
-        if (channel >= tokens.channels) {
+        if (channel >= tokens.channels || !is_token) {
             *to = Unit();
             continue;
         }
@@ -101,17 +101,17 @@ __device__ void stage_by(const Tokens<X>& tokens, const Rows& rows, const Tiles&
     }
 }
 
-template <class X>
+template <bool FILLED = false, class X>
 __device__ void stage(unsigned unit_bytes, const Tokens<X>& tokens, const Rows& rows, const Tiles& tiles,
                       const Tile& tile, const Window& window, int past, unsigned first_tap, unsigned taps) {
     if (unit_bytes == 16) {
-        stage_by<uint4>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+        stage_by<FILLED, uint4>(tokens, rows, tiles, tile, window, past, first_tap, taps);
     } else if (unit_bytes == 8) {
-        stage_by<uint2>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+        stage_by<FILLED, uint2>(tokens, rows, tiles, tile, window, past, first_tap, taps);
     } else if (unit_bytes == 4) {
-        stage_by<unsigned>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+        stage_by<FILLED, unsigned>(tokens, rows, tiles, tile, window, past, first_tap, taps);
     } else if constexpr (sizeof(X) == 2) {
-        stage_by<unsigned short>(tokens, rows, tiles, tile, window, past, first_tap, taps);
+        stage_by<FILLED, unsigned short>(tokens, rows, tiles, tile, window, past, first_tap, taps);
     }
 }
 

@@ -44,6 +44,18 @@ __device__ inline void normalize_taps(float* taps, unsigned width, unsigned norm
     }
 }
 
+// Drops taps of an output and a head that are normalised.
+__device__ inline void drop_taps(float* taps, unsigned width, const Dropout& dropout, unsigned token, unsigned head) {
+#pragma unroll 1
+    for (unsigned first = 0; first < width; first += 4) {
+        const unsigned kept = dropout.kept(token, head, first / 4);
+#pragma unroll 1
+        for (unsigned tap = first; tap < min(first + 4, width); tap++) {
+            taps[tap] = dropped(taps[tap], (kept >> (tap - first) & 1) != 0 ? dropout.scale : 0.0f);
+        }
+    }
+}
+
 // What is convolved: a tile of outputs, and channels of some heads.
 struct TapTile {
     // Tokens, row i + j being what tap j of output i reads, from an even channel on. Rows are there for whole octets of

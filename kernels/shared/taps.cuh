@@ -6,6 +6,7 @@
 // the last that it writes: nothing here waits for another warp.
 #pragma once
 
+#include "dropout.cuh"
 #include "element.cuh"
 
 constexpr unsigned WARP = 32;
@@ -38,10 +39,21 @@ struct Filters {
     unsigned heads;
     // Taps K.
     unsigned width;
+    // Whether they are counted from the last.
+    unsigned mirrored;
+    Dropout dropout;
+
+    // Where a tap stands among the weights.
+    __device__ unsigned place(unsigned tap) const { return mirrored != 0 ? width - 1 - tap : tap; }
 
     // Of a head counted from the first.
     __device__ float at(unsigned head, unsigned tap) const {
-        return weight.at(static_cast<unsigned long long>(first_head + head) * width + tap);
+        return weight.at(static_cast<unsigned long long>(first_head + head) * width + place(tap));
+    }
+
+    // What dropout multiplies the weight of a tap by.
+    __device__ float factor(unsigned head, unsigned tap) const {
+        return dropout.factor(0, first_head + head, place(tap));
     }
 };
 
@@ -93,7 +105,7 @@ __device__ void measure(const Filters<X>& filters, Softmax* softmax) {
     __syncwarp();
 }
 
-// Puts the weights of `taps` taps from `first` on into memory. `softmax` has what `measure` found; a chunk of all taps is
+// Puts the weights of `taps` taps from `first` on into memory, without those that are dropped. `softmax` has what `measure` found; a chunk of all taps is
 // normalised from itself, and needs none.
 template <class X>
 __device__ void fill(const Filters<X>& filters, const TapMemory& memory, bool normalize, const Softmax* softmax,
@@ -109,25 +121,31 @@ __device__ void fill(const Filters<X>& filters, const TapMemory& memory, bool no
             memory.at(head, tap) = logit;
             largest = tap < taps ? fmaxf(largest, logit) : largest;
         }
-        if (!normalize) {
-            continue;
-        }
-        float total;
-        if (taps == filters.width) {
-            largest = warp_largest(largest);
-            total = 0.0f;
+        if (normalize) {
+            float total;
+            if (taps == filters.width) {
+                largest = warp_largest(largest);
+                total = 0.0f;
+#pragma unroll 1
+                for (unsigned tap = lane; tap < taps; tap += WARP) {
+                    total += expf(memory.at(head, tap) - largest);
+                }
+                total = warp_total(total);
+            } else {
+                largest = softmax[head].largest;
+                total = softmax[head].total;
+            }
 #pragma unroll 1
             for (unsigned tap = lane; tap < taps; tap += WARP) {
-                total += expf(memory.at(head, tap) - largest);
+                memory.at(head, tap) = expf(memory.at(head, tap) - largest) / total;
             }
-            total = warp_total(total);
-        } else {
-            largest = softmax[head].largest;
-            total = softmax[head].total;
         }
+        if (filters.dropout.threshold != 0) {
 #pragma unroll 1
-        for (unsigned tap = lane; tap < taps; tap += WARP) {
-            memory.at(head, tap) = expf(memory.at(head, tap) - largest) / total;
+            for (unsigned tap = lane; tap < taps; tap += WARP) {
+                float& weight = memory.at(head, tap);
+                weight = dropped(weight, filters.factor(head, first + tap));
+            }
         }
     }
 }

@@ -82,12 +82,11 @@ __device__ inline unsigned packed_index(const Tiles& tiles, const uint4* list, u
     return low;
 }
 
-// The tile of this block. It may hold no row: then it starts past its sequence.
-__device__ inline Tile tile_of(const Tiles& tiles, const uint4* list) {
+// Tile `number` of all. It may hold no row: then it starts past its sequence.
+__device__ inline Tile tile_at(const Tiles& tiles, const uint4* list, unsigned number, unsigned column) {
     Tile tile;
-    tile.column = blockIdx.x % tiles.columns;
-    const unsigned rest = blockIdx.x / tiles.columns;
-    const unsigned stretch = rest / tiles.tiles;
+    tile.column = column;
+    const unsigned stretch = number / tiles.tiles;
     unsigned before;
     if (tiles.time > 0) {
         tile.index = stretch / tiles.stretches;
@@ -98,9 +97,14 @@ __device__ inline Tile tile_of(const Tiles& tiles, const uint4* list) {
         tile.sequence = sequence_at(tiles, list, tile.index);
         before = tile.sequence.first / tiles.span + tile.index;
     }
-    tile.phase = rest % tiles.tiles * tiles.phases;
+    tile.phase = number % tiles.tiles * tiles.phases;
     tile.start = int((stretch - before) * tiles.span + tile.phase);
     return tile;
+}
+
+// The tile of this block.
+__device__ inline Tile tile_of(const Tiles& tiles, const uint4* list) {
+    return tile_at(tiles, list, blockIdx.x / tiles.columns, blockIdx.x % tiles.columns);
 }
 
 // An output of a tile, by its number: phase by phase, step by step.

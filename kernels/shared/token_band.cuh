@@ -52,6 +52,10 @@ __device__ inline float load_if(bool exists, unsigned address, float otherwise) 
     return otherwise;
 }
 
+// Bytes from an output to the next in the memory of what dropout keeps: a byte of four taps each.
+constexpr unsigned KEPT_PITCH = 36;
+constexpr unsigned KEPT_BYTES = SIDE * KEPT_PITCH;
+
 // The logits of 16 outputs of a head.
 struct Logits {
     const float* numbers;
@@ -59,6 +63,29 @@ struct Logits {
     // Taps K: at most 16 (PRODUCTS - 1) + 1.
     unsigned width;
     unsigned normalize;
+    Dropout dropout;
+    unsigned head;
+    // The row of the first output's token, and how many rows are from one to the next.
+    unsigned token;
+    unsigned token_step;
+    // KEPT_BYTES of the warp's own memory, while the band is made.
+    unsigned char* kept;
+
+    // Puts what dropout keeps into memory: all lanes of a warp together.
+    __device__ void mark_kept() const {
+        const unsigned quads = (width + 3) / 4;
+#pragma unroll 1
+        for (unsigned item = threadIdx.x % WARP; item < SIDE * quads; item += WARP) {
+            const unsigned output = item / quads, quad = item - output * quads;
+            kept[output * KEPT_PITCH + quad] =
+                static_cast<unsigned char>(dropout.kept(token + output * token_step, head, quad));
+        }
+        __syncwarp();
+    }
+
+    __device__ bool is_kept(unsigned output, unsigned tap) const {
+        return dropout.threshold == 0 || (dropout.kept(token + output * token_step, head, tap / 4) >> tap % 4 & 1) != 0;
+    }
 };
 
 template <class X, unsigned PRODUCTS>
@@ -71,10 +98,15 @@ struct TokenBand {
     // not, and then its logits are not read.
     template <class InRange>
     __device__ void load(const Logits& logits, InRange in_range) {
+        if (logits.dropout.threshold != 0) {
+            logits.mark_kept();
+        }
 #pragma unroll
         for (unsigned half = 0; half < 2; half++) {
             load_half(half, logits, in_range(threadIdx.x % WARP / 4 + 8 * half));
         }
+        // What was marked is read.
+        __syncwarp();
     }
 
     __device__ void load_half(unsigned half, const Logits& logits, Taps in_range) {
@@ -136,6 +168,23 @@ struct TokenBand {
         } else if (SCALED) {
             size = largest_of_four(size);
         }
+        if (logits.dropout.threshold != 0) {
+            const unsigned char* const kept = logits.kept + (unsigned(g) + 8 * half) * KEPT_PITCH;
+            const auto is_kept = [&](unsigned tap) {
+                return tap - in_range.begin < taps_in_range && (kept[tap / 4] >> tap % 4 & 1) != 0;
+            };
+            bool any = false;
+#pragma unroll
+            for (unsigned eight = 0; eight < EIGHTS; eight++) {
+                const unsigned tap = unsigned(first) + 8 * eight;
+                const bool is[2] = {is_kept(tap), is_kept(tap + 1)};
+                weights[eight].x = is[0] ? weights[eight].x : 0.0f;
+                weights[eight].y = is[1] ? weights[eight].y : 0.0f;
+                any = any || is[0] || is[1];
+            }
+            // What is all dropped is zero, whatever it was normalised by.
+            of.scale = total_of_four(any ? 1.0f : 0.0f) > 0.0f ? of.scale * logits.dropout.scale : 0.0f;
+        }
         float raised = 1.0f;
         of.band_scale = of.scale;
         if (SCALED) {
@@ -176,7 +225,8 @@ struct TokenBand {
 #pragma unroll 1
         for (unsigned tap = of.in_range.begin; tap < of.in_range.end; tap++) {
             const float logit = logits.numbers[output * logits.pitch + tap];
-            const float weight = logits.normalize == NONE ? logit : exponential(logit - of.largest);
+            float weight = logits.normalize == NONE ? logit : exponential(logit - of.largest);
+            weight = logits.is_kept(output, tap) ? weight : 0.0f;
             multiply_add(sum, make_float2(weight, weight), token_at<X>(token(output + tap)));
         }
         return sum;

@@ -33,6 +33,7 @@ struct TokenLogits {
     // Taps K.
     unsigned width;
     unsigned normalize;
+    Dropout dropout;
 };
 
 // Rows that are filled: outputs of a tile, with `heads` heads from `first_head` on.
@@ -130,25 +131,89 @@ __device__ void fill(const TokenLogits<X>& logits, const TokenRows& of, const To
                 weights[tap] = logit;
             }
         }
-        if (!normal) {
-            continue;
-        }
-        if (whole) {
-            largest = largest_across(largest, across);
+        if (normal) {
+            if (whole) {
+                largest = largest_across(largest, across);
+                if (row < rows) {
+#pragma unroll 1
+                    for (unsigned tap = lane; tap < count; tap += across) {
+                        total += is_read(tap) ? exponential(weights[tap] - largest) : 0.0f;
+                    }
+                }
+                total = total_across(total, across);
+            }
+            const float scale = 1.0f / total;
             if (row < rows) {
 #pragma unroll 1
                 for (unsigned tap = lane; tap < count; tap += across) {
-                    total += is_read(tap) ? exponential(weights[tap] - largest) : 0.0f;
+                    weights[tap] = is_read(tap) ? exponential(weights[tap] - largest) * scale : 0.0f;
                 }
+            }
+        }
+        if (logits.dropout.threshold != 0 && row < rows) {
+#pragma unroll 1
+            for (unsigned tap = lane; tap < count; tap += across) {
+                const float factor = logits.dropout.factor(unsigned(token), of.first_head + head, first + tap);
+                weights[tap] = dropped(weights[tap], factor);
+            }
+        }
+    }
+}
+
+// The same for the gradient of x, where the weights of an output are those of the tokens that it reads: tap j of the mirrored
+// window weighs what the token has for its own tap K - 1 - j. So a row of logits is one of a token, of the tile or its halo,
+// and its weights go to the rows of as many outputs. Those of tokens that there are not are left as they were, and not read.
+template <class X>
+__device__ void fill_mirrored(const TokenLogits<X>& logits, const TokenRows& of, const TokenTapRows& memory, unsigned across,
+                              unsigned first, unsigned count) {
+    const unsigned at_once = blockDim.x / across, lane = threadIdx.x % across;
+    const Tiles& tiles = of.tiles;
+    const Window own = {of.window.width, of.window.dilation, of.window.reach - of.window.left, of.window.reach};
+    const int length = of.tile.sequence.length;
+    const unsigned of_phase = tiles.steps + count - 1, rows = tiles.phases * of_phase * of.heads;
+    const bool normal = logits.normalize != NONE;
+#pragma unroll 1
+    for (unsigned base = 0; base < rows; base += at_once) {
+        const unsigned row = base + threadIdx.x / across, item = min(row, rows - 1);
+        const unsigned number = item / of.heads, head = item - number * of.heads;
+        const unsigned phase = number / of_phase, step = number - phase * of_phase;
+        const int position = of.tile.start + int(phase + (step + first) * tiles.dilation) - int(of.window.left);
+        const bool there = row < rows && of.tile.phase + phase < tiles.dilation && position >= 0 && position < length;
+        Taps taps = {0, 0};
+        if (there) {
+            taps = logits.normalize == SOFTMAX ? Taps{0, own.width}
+                                               : Taps{first_tap(own, 0, position), end_tap(own, length, position)};
+        }
+        const unsigned token = of.tile.sequence.first + unsigned(position);
+        const unsigned long long from = token * logits.stride +
+                                        static_cast<unsigned long long>(of.first_head + head) * logits.width;
+        float largest = LOWEST, total = 0.0f;
+        if (normal) {
+#pragma unroll 1
+            for (unsigned tap = taps.begin + lane; tap < taps.end; tap += across) {
+                largest = fmaxf(largest, logits.numbers.at(from + tap));
+            }
+            largest = largest_across(largest, across);
+#pragma unroll 1
+            for (unsigned tap = taps.begin + lane; tap < taps.end; tap += across) {
+                total += exponential(logits.numbers.at(from + tap) - largest);
             }
             total = total_across(total, across);
         }
+        if (!there) {
+            continue;
+        }
         const float scale = 1.0f / total;
-        if (row < rows) {
+        // Those of outputs of the tile.
+        const unsigned begin = step + 1 > tiles.steps ? step + 1 - tiles.steps : 0, end = min(count, step + 1);
 #pragma unroll 1
-            for (unsigned tap = lane; tap < count; tap += across) {
-                weights[tap] = is_read(tap) ? exponential(weights[tap] - largest) * scale : 0.0f;
-            }
+        for (unsigned tap = begin + lane; tap < end; tap += across) {
+            const unsigned of_token = own.width - 1 - first - tap;
+            float weight = logits.numbers.at(from + of_token);
+            weight = normal ? exponential(weight - largest) * scale : weight;
+            weight = dropped(weight, logits.dropout.factor(token, of.first_head + head, of_token));
+            const unsigned place = memory.row(phase * tiles.steps + step - tap, head);
+            reinterpret_cast<float*>(memory.quads + place * memory.pitch)[tap] = weight;
         }
     }
 }

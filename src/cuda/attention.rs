@@ -1,5 +1,10 @@
+mod backward;
 mod fused;
 mod naive;
+
+pub use backward::{AttentionBackward, AttentionBackwardArgs};
+#[cfg(test)]
+pub(crate) use backward::{BackwardPlaces, plan as plan_backward};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -46,18 +51,23 @@ impl Attention {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and for more than 256
     /// channels of a head in the fused form, which has no more registers; and errors of the driver.
     pub fn new(gpu: &Gpu, problem: AttentionProblem, kind: AttentionKind) -> Result<Self> {
-        let contents = Contents {
+        let contents = Attention::contents(&problem);
+        for launch in plan(&problem, kind, &Places::contiguous(&problem), contents, gpu.limits())? {
+            gpu.kernel(&launch)?;
+        }
+        Ok(Attention { gpu: gpu.clone(), problem, kind })
+    }
+
+    /// What is known of the sequences before a call.
+    fn contents(problem: &AttentionProblem) -> Contents {
+        Contents {
             listed: [listed(problem.queries()), listed(problem.keys())],
             // Of packed keys it is not known before a call how long the longest are.
             longest: match problem.keys().layout() {
                 Layout::Packed => problem.keys().mean_room().ceil() as usize,
                 _ => problem.keys().longest(),
             },
-        };
-        for launch in plan(&problem, kind, &Places::contiguous(&problem), contents, gpu.limits())? {
-            gpu.kernel(&launch)?;
         }
-        Ok(Attention { gpu: gpu.clone(), problem, kind })
     }
 
     /// The problem it was made for.

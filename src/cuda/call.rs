@@ -4,7 +4,7 @@ use ::cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 
 use crate::cuda::driver::{Address, Source, Target};
 use crate::cuda::gpu::Gpu;
-use crate::cuda::plan::{Launch, Place};
+use crate::cuda::plan::{DropoutParams, Launch, Place};
 use crate::cuda::sequences::DeviceSequences;
 use crate::problem::Convolution;
 use crate::{DType, Element, Error, Result};
@@ -133,6 +133,12 @@ impl Bound<'_> {
         Bound { _in_use: None, place: Place { address: 0, stride: 0 } }
     }
 
+    /// What lies from f32 number `numbers` of it on, as rows so many elements apart. It is held as long as this is.
+    pub(crate) fn part(&self, numbers: u64, stride: usize) -> Bound<'_> {
+        let address = self.place.address + 4 * numbers;
+        Bound { _in_use: None, place: Place { address, stride } }
+    }
+
     /// The same memory as rows so many elements apart.
     pub(crate) fn with_stride(self, stride: usize) -> Self {
         Bound { place: Place { stride, ..self.place }, ..self }
@@ -189,6 +195,15 @@ impl Wanted {
         };
         let address = in_use.address + (offset * self.dtype.size()) as u64;
         Ok(Bound { _in_use: Some(in_use), place: Place { address, stride: self.stride } })
+    }
+}
+
+/// A tensor that is there exactly if the problem has it.
+fn there<T>(name: &'static str, tensor: Option<T>, wanted: bool) -> Result<Option<T>> {
+    match tensor {
+        Some(_) if !wanted => Err(Error::Surplus { tensor: name }),
+        None if wanted => Err(Error::Missing { tensor: name }),
+        tensor => Ok(tensor),
     }
 }
 
@@ -251,11 +266,60 @@ impl<'a> Binder<'a> {
         dtype: DType,
         len: usize,
     ) -> Result<Bound<'a>> {
-        match elements {
-            Some(elements) if wanted => self.elements(name, elements, dtype, len),
-            Some(_) => Err(Error::Surplus { tensor: name }),
-            None if wanted => Err(Error::Missing { tensor: name }),
+        match there(name, elements, wanted)? {
+            Some(elements) => self.elements(name, elements, dtype, len),
             None => Ok(Bound::nothing()),
+        }
+    }
+
+    /// Rows that are there exactly if the problem has them.
+    pub(crate) fn optional_rows(
+        self,
+        name: &'static str,
+        rows: Option<Rows<'a>>,
+        wanted: bool,
+        dtype: DType,
+        sizes: [usize; 2],
+    ) -> Result<Bound<'a>> {
+        match there(name, rows, wanted)? {
+            Some(rows) => self.rows(name, rows, dtype, sizes),
+            None => Ok(Bound::nothing()),
+        }
+    }
+
+    /// Rows to write that are there exactly if they are wanted.
+    pub(crate) fn wanted_rows<'b: 'a>(
+        self,
+        name: &'static str,
+        rows: Option<RowsMut<'b>>,
+        wanted: bool,
+        dtype: DType,
+        sizes: [usize; 2],
+    ) -> Result<Bound<'a>> {
+        match there(name, rows, wanted)? {
+            Some(rows) => self.rows_mut(name, rows, dtype, sizes),
+            None => Ok(Bound::nothing()),
+        }
+    }
+
+    /// The same of `len` numbers side by side.
+    pub(crate) fn wanted_elements<'b: 'a>(
+        self,
+        name: &'static str,
+        elements: Option<ElementsMut<'b>>,
+        wanted: bool,
+        dtype: DType,
+        len: usize,
+    ) -> Result<Bound<'a>> {
+        self.wanted_rows(name, elements.map(RowsMut::contiguous), wanted, dtype, [1, len])
+    }
+
+    /// The numbers of a call's weight dropout: it has a seed exactly where its weights are dropped.
+    pub(crate) fn dropout(self, conv: &Convolution, seed: Option<u64>) -> Result<DropoutParams> {
+        match (conv.dropout(), seed) {
+            (Some(_), None) => Err(Error::Missing { tensor: "seed" }),
+            (None, Some(_)) => Err(Error::Surplus { tensor: "seed" }),
+            _ => Ok(DropoutParams::new(conv, seed)),
         }
     }
 

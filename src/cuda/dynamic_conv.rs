@@ -1,3 +1,4 @@
+pub(crate) mod backward;
 mod banded;
 mod fused;
 mod multiply_add;
@@ -6,13 +7,14 @@ mod plan;
 use crate::cuda::call::{Binder, Bound, Elements, ElementsMut, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::light_conv::Places;
-use crate::cuda::plan::Place;
+use crate::cuda::plan::{DropoutParams, Place};
 use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::traffic::Traffic;
 use crate::gpu::listed;
 use crate::problem::{DynamicConvProblem, Taps};
 use crate::{Error, Result, Sequences};
 
+pub use backward::{DynamicConvBackward, DynamicConvBackwardArgs};
 pub(crate) use fused::{Fused, fused};
 pub(crate) use plan::{DynamicPlaces, Plan, plan, scratch_len};
 
@@ -38,6 +40,8 @@ pub struct DynamicConvArgs<'a> {
     pub bias: Option<Elements<'a>>,
     /// `[sequences, (K - 1) r, C]`, where the problem has one.
     pub history: Option<Elements<'a>>,
+    /// What the weights to be dropped are made from, where the problem drops any: see [`Dropout`](crate::Dropout).
+    pub seed: Option<u64>,
     /// `[tokens, C]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -71,7 +75,8 @@ impl DynamicConv {
         let places = DynamicPlaces::contiguous(&problem);
         let listed = listed(problem.convolution().sequences());
         let fused = fused(&problem, gpu.limits());
-        for launch in plan(&problem, fused.as_ref(), &places, listed, gpu.limits())?.launches() {
+        let dropout = DropoutParams::default();
+        for launch in plan(&problem, fused.as_ref(), dropout, &places, listed, gpu.limits())?.launches() {
             gpu.kernel(launch)?;
         }
         Ok(DynamicConv { gpu: gpu.clone(), problem, fused })
@@ -108,7 +113,7 @@ impl DynamicConv {
     /// missing or not part of the problem, too little scratch, and errors of the driver.
     pub fn launch(&self, args: DynamicConvArgs<'_>, scratch: Option<ElementsMut<'_>>) -> Result<()> {
         let conv = self.problem.convolution();
-        let DynamicConvArgs { sequences, x, taps, bias, history, y } = args;
+        let DynamicConvArgs { sequences, x, taps, bias, history, seed, y } = args;
         let binder = Binder { gpu: &self.gpu };
         let (dtype, rows) = (conv.dtype(), [conv.sequences().tokens(), conv.channels()]);
         let bound = Convolved {
@@ -119,9 +124,10 @@ impl DynamicConv {
                 let len = conv.history_shape().iter().product();
                 binder.optional("history", history, conv.has_history(), dtype, len)?
             },
+            dropout: binder.dropout(conv, seed)?,
             y: binder.rows_mut("y", y, dtype, rows)?,
         };
-        let source = self.source(taps)?;
+        let source = source(binder, &self.problem, taps)?;
         let scratch = binder.scratch(scratch, self.scratch_len())?;
         self.push(&bound, &source, &scratch, sequences.is_listed())
     }
@@ -134,7 +140,7 @@ impl DynamicConv {
         scratch: &Bound<'_>,
         listed: bool,
     ) -> Result<()> {
-        let Convolved { sequences, x, bias, history, y } = bound;
+        let Convolved { sequences, x, bias, history, dropout, y } = bound;
         let channels = self.problem.convolution().channels();
         let query = source.query.as_ref().unwrap_or(x);
         let places = DynamicPlaces {
@@ -145,7 +151,7 @@ impl DynamicConv {
         };
         let Source { source, weight_bias, .. } = source;
         let binder = Binder { gpu: &self.gpu };
-        match plan(&self.problem, self.fused.as_ref(), &places, listed, self.gpu.limits())? {
+        match plan(&self.problem, self.fused.as_ref(), *dropout, &places, listed, self.gpu.limits())? {
             Plan::Nothing => Ok(()),
             Plan::Given(launch) => binder.launch(&launch, [x, source, bias, history, sequences, y]),
             Plan::Fused(launch) => {
@@ -159,35 +165,35 @@ impl DynamicConv {
             }
         }
     }
+}
 
-    fn source<'a>(&'a self, taps: TapArgs<'a>) -> Result<Source<'a>> {
-        let (conv, len) = (self.problem.convolution(), self.problem.logits());
-        let (tokens, dtype) = (conv.sequences().tokens(), conv.parameters());
-        let binder = Binder { gpu: &self.gpu };
-        match (taps, self.problem.taps()) {
-            (TapArgs::Given { logits }, Taps::Given) => Ok(Source {
-                source: binder.rows("logits", logits, dtype, [tokens, len])?,
-                weight_bias: Bound::nothing(),
-                query: None,
-            }),
-            (TapArgs::Given { .. }, _) => Err(Error::Surplus { tensor: "logits" }),
-            (TapArgs::Generated { .. }, Taps::Given) => Err(Error::Missing { tensor: "logits" }),
-            (
-                TapArgs::Generated { weight, weight_bias, query },
-                Taps::Generated { query_channels, query: query_dtype, weight_bias: has_bias },
-            ) => Ok(Source {
-                source: binder.rows("weight", Rows::contiguous(weight), dtype, [len, query_channels])?,
-                weight_bias: binder.optional("weight_bias", weight_bias, has_bias, dtype, len)?,
-                query: match (query, query_dtype) {
-                    (Some(query), Some(dtype)) => {
-                        Some(binder.rows("query", query, dtype, [tokens, query_channels])?)
-                    }
-                    (Some(_), None) => return Err(Error::Surplus { tensor: "query" }),
-                    (None, Some(_)) => return Err(Error::Missing { tensor: "query" }),
-                    (None, None) => None,
-                },
-            }),
-        }
+/// Where taps come from, bound.
+fn source<'a>(binder: Binder<'a>, problem: &DynamicConvProblem, taps: TapArgs<'a>) -> Result<Source<'a>> {
+    let (conv, len) = (problem.convolution(), problem.logits());
+    let (tokens, dtype) = (conv.sequences().tokens(), conv.parameters());
+    match (taps, problem.taps()) {
+        (TapArgs::Given { logits }, Taps::Given) => Ok(Source {
+            source: binder.rows("logits", logits, dtype, [tokens, len])?,
+            weight_bias: Bound::nothing(),
+            query: None,
+        }),
+        (TapArgs::Given { .. }, _) => Err(Error::Surplus { tensor: "logits" }),
+        (TapArgs::Generated { .. }, Taps::Given) => Err(Error::Missing { tensor: "logits" }),
+        (
+            TapArgs::Generated { weight, weight_bias, query },
+            Taps::Generated { query_channels, query: query_dtype, weight_bias: has_bias },
+        ) => Ok(Source {
+            source: binder.rows("weight", Rows::contiguous(weight), dtype, [len, query_channels])?,
+            weight_bias: binder.optional("weight_bias", weight_bias, has_bias, dtype, len)?,
+            query: match (query, query_dtype) {
+                (Some(query), Some(dtype)) => {
+                    Some(binder.rows("query", query, dtype, [tokens, query_channels])?)
+                }
+                (Some(_), None) => return Err(Error::Surplus { tensor: "query" }),
+                (None, Some(_)) => return Err(Error::Missing { tensor: "query" }),
+                (None, None) => None,
+            },
+        }),
     }
 }
 
@@ -197,6 +203,7 @@ pub(crate) struct Convolved<'a> {
     pub(crate) x: Bound<'a>,
     pub(crate) bias: Bound<'a>,
     pub(crate) history: Bound<'a>,
+    pub(crate) dropout: DropoutParams,
     pub(crate) y: Bound<'a>,
 }
 

@@ -1,15 +1,18 @@
+pub(crate) mod backward;
 pub(crate) mod multiply_add;
 mod toeplitz;
+
+pub use backward::{LightConvBackward, LightConvBackwardArgs};
 
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::limits::Limits;
-use crate::cuda::plan::{Launch, Place};
+use crate::cuda::plan::{DropoutParams, Launch, Place};
 use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::traffic::Traffic;
 use crate::gpu::listed;
-use crate::problem::LightConvProblem;
-use crate::{Result, Sequences};
+use crate::problem::{Convolution, LightConvProblem};
+use crate::{Normalize, Result, Sequences};
 
 /// Light convolution, prepared: see [`LightConvProblem`].
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct LightConvArgs<'a> {
     pub bias: Option<Elements<'a>>,
     /// `[sequences, (K - 1) r, C]`, where the problem has one.
     pub history: Option<Elements<'a>>,
+    /// What the weights to be dropped are made from, where the problem drops any: see [`Dropout`](crate::Dropout).
+    pub seed: Option<u64>,
     /// `[tokens, C]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -45,7 +50,8 @@ impl LightConv {
     pub fn new(gpu: &Gpu, problem: LightConvProblem) -> Result<Self> {
         let conv = problem.convolution();
         let places = Places::contiguous(conv.channels());
-        if let Some(launch) = plan(&problem, &places, listed(conv.sequences()), gpu.limits())? {
+        let filter = Filter::default();
+        if let Some(launch) = plan(conv, filter, &places, listed(conv.sequences()), gpu.limits())? {
             gpu.kernel(&launch)?;
         }
         Ok(LightConv { gpu: gpu.clone(), problem })
@@ -65,10 +71,7 @@ impl LightConv {
     pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
         let (conv, limits) = (self.problem.convolution(), self.gpu.limits());
         sequences.check(conv.sequences())?;
-        match toeplitz::traffic(conv, sequences, limits)? {
-            Some(traffic) => Ok(traffic),
-            None => multiply_add::traffic(conv, sequences, limits),
-        }
+        traffic(conv, Filter::default(), sequences, limits)
     }
 
     /// Puts the call into the device's stream. Nothing is allocated on the device, and nothing waited for.
@@ -89,9 +92,10 @@ impl LightConv {
         let bias = binder.optional("bias", args.bias, conv.has_bias(), parameters, channels)?;
         let len = conv.history_shape().iter().product();
         let history = binder.optional("history", args.history, conv.has_history(), dtype, len)?;
+        let filter = Filter { dropout: binder.dropout(conv, args.seed)?, ..Filter::default() };
         let y = binder.rows_mut("y", args.y, dtype, rows)?;
         let places = Places { x: x.place, history: Place { stride: channels, ..history.place }, y: y.place };
-        let launch = plan(&self.problem, &places, args.sequences.is_listed(), self.gpu.limits())?;
+        let launch = plan(conv, filter, &places, args.sequences.is_listed(), self.gpu.limits())?;
         launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &history, &sequences, &y]))
     }
 }
@@ -111,19 +115,53 @@ impl Places {
     }
 }
 
+/// How a convolution takes its weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) dropout: DropoutParams,
+    /// Whether taps are counted from the last, for the gradient of x.
+    pub(crate) mirrored: bool,
+    /// Whether numbers of f32 for each token are added in the place of biases: dynamic convolutions by multiply-adds may.
+    pub(crate) addends: bool,
+}
+
+impl Filter {
+    /// Whether all outputs share it, but for those of which not all taps are in range. Mirrored, the softmax over the taps in
+    /// range is that of the tokens that are read.
+    fn shared(&self, conv: &Convolution) -> bool {
+        !(self.mirrored && conv.normalize() == Normalize::SoftmaxInRange)
+    }
+}
+
 /// The one launch, or none where there is no token.
 pub(crate) fn plan(
-    problem: &LightConvProblem,
+    conv: &Convolution,
+    filter: Filter,
     places: &Places,
     listed: bool,
     limits: &Limits,
 ) -> Result<Option<Launch>> {
-    let conv = problem.convolution();
     if conv.sequences().tokens() == 0 {
         return Ok(None);
     }
-    match toeplitz::plan(conv, places, listed, limits)? {
+    let launch = match filter.shared(conv) {
+        true => toeplitz::plan(conv, filter, places, listed, limits)?,
+        false => None,
+    };
+    match launch {
         Some(launch) => Ok(Some(launch)),
-        None => multiply_add::plan(conv, places, listed, limits).map(Some),
+        None => multiply_add::plan(conv, filter, places, listed, limits).map(Some),
+    }
+}
+
+/// What it reads and writes.
+fn traffic(conv: &Convolution, filter: Filter, sequences: &Sequences, limits: &Limits) -> Result<Traffic> {
+    let traffic = match filter.shared(conv) {
+        true => toeplitz::traffic(conv, filter.mirrored, sequences, limits)?,
+        false => None,
+    };
+    match traffic {
+        Some(traffic) => Ok(traffic),
+        None => multiply_add::traffic(conv, filter.mirrored, sequences, limits),
     }
 }

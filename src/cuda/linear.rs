@@ -1,5 +1,12 @@
+mod backward;
 mod mma;
 mod multiply_add;
+pub(crate) mod product;
+mod sums;
+
+#[cfg(test)]
+pub(crate) use backward::plan as plan_backward;
+pub use backward::{LinearBackward, LinearBackwardArgs};
 
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;

@@ -42,19 +42,19 @@ mod traffic;
 /// The cudarc that this crate is built with.
 pub use ::cudarc;
 
-pub use attention::{Attention, AttentionArgs};
+pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use call::{Elements, ElementsMut, Rows, RowsMut};
 #[cfg(feature = "emulator")]
 #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
 pub use driver::LaunchProfile;
 pub(crate) use driver::Memory;
-pub use dynamic_conv::{DynamicConv, DynamicConvArgs, TapArgs};
+pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};
 pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
-pub use light_conv::{LightConv, LightConvArgs};
+pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
 pub use limits::Limits;
-pub use linear::{Linear, LinearArgs};
+pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
 pub use sequences::DeviceSequences;
-pub use span_conv::{SpanConv, SpanConvArgs};
-pub use span_key::{SpanKey, SpanKeyArgs};
+pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
+pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};
 pub use traffic::Traffic;

@@ -60,6 +60,24 @@ pub(crate) fn light_conv_toeplitz(dtype: DType) -> Option<&'static Module> {
     }
 }
 
+/// The gradients of a light convolution's parameters.
+pub(crate) fn light_conv_backward(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("light_conv_backward_f32"),
+        DType::F16 => module!("light_conv_backward_f16"),
+        DType::BF16 => module!("light_conv_backward_bf16"),
+    }
+}
+
+/// Sums for the gradient of a light convolution's weight by products of matrices; none in f32.
+pub(crate) fn light_conv_backward_band(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("light_conv_backward_band_f16")),
+        DType::BF16 => Some(module!("light_conv_backward_band_bf16")),
+    }
+}
+
 /// Dynamic convolution in one launch, with parameters of the same type or of f32.
 pub(crate) fn dynamic_conv_fused(dtype: DType, parameters: DType) -> &'static Module {
     match (dtype, parameters) {
@@ -77,6 +95,15 @@ pub(crate) fn dynamic_conv(dtype: DType) -> &'static Module {
         DType::F32 => module!("dynamic_conv_f32"),
         DType::F16 => module!("dynamic_conv_f16"),
         DType::BF16 => module!("dynamic_conv_bf16"),
+    }
+}
+
+/// The gradients of a dynamic convolution's logits.
+pub(crate) fn dynamic_conv_backward(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("dynamic_conv_backward_f32"),
+        DType::F16 => module!("dynamic_conv_backward_f16"),
+        DType::BF16 => module!("dynamic_conv_backward_bf16"),
     }
 }
 
@@ -101,6 +128,12 @@ pub(crate) fn linear(dtype: DType, parameters: DType) -> &'static Module {
     }
 }
 
+/// Products of the backward pass, of every type.
+pub(crate) const LINEAR_BACKWARD: &Module = module!("linear_backward");
+
+/// The same on tensor cores, where a matrix is of 16 bits.
+pub(crate) const LINEAR_BACKWARD_MMA: &Module = module!("linear_backward_mma");
+
 /// The span-aware key: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
 pub(crate) fn span_key(dtype: DType, parameters: DType) -> &'static Module {
     match (dtype, parameters) {
@@ -112,6 +145,9 @@ pub(crate) fn span_key(dtype: DType, parameters: DType) -> &'static Module {
     }
 }
 
+/// What the gradients of a span-aware key need beside products, of every type.
+pub(crate) const SPAN_KEY_BACKWARD: &Module = module!("span_key_backward");
+
 /// Fused attention.
 pub(crate) fn attention(dtype: DType) -> &'static Module {
     match dtype {
@@ -120,6 +156,9 @@ pub(crate) fn attention(dtype: DType) -> &'static Module {
         DType::BF16 => module!("attention_bf16"),
     }
 }
+
+/// The gradients of attention, of every type.
+pub(crate) const ATTENTION_BACKWARD: &Module = module!("attention_backward");
 
 /// Naive attention. All softmaxes of scores, which are f32, are in the module of f32.
 pub(crate) fn attention_naive(dtype: DType) -> &'static Module {

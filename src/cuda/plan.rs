@@ -158,6 +158,30 @@ impl WindowParams {
     }
 }
 
+/// The structure `Dropout` of `kernels/shared/dropout.cuh`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct DropoutParams {
+    threshold: u32,
+    scale: f32,
+    /// Low word first.
+    seed: [u32; 2],
+}
+
+impl DropoutParams {
+    /// Of a call with that seed; it has one exactly where its weights are dropped.
+    pub(crate) fn new(conv: &Convolution, seed: Option<u64>) -> Self {
+        match (conv.dropout(), seed) {
+            (Some(rate), Some(seed)) => DropoutParams {
+                threshold: rate.threshold(),
+                scale: rate.scale(),
+                seed: [seed as u32, (seed >> 32) as u32],
+            },
+            _ => DropoutParams::default(),
+        }
+    }
+}
+
 /// A size as kernels count it: in 31 bits, so that the last tile may reach past the end.
 pub(crate) fn count(of: &'static str, size: usize) -> Result<u32> {
     within("elements along an axis of", of, size as u64, (1 << 31) - 1)?;

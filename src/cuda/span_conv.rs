@@ -1,3 +1,7 @@
+mod backward;
+
+pub use backward::{SpanConvBackward, SpanConvBackwardArgs};
+
 use crate::cuda::call::{Binder, Elements, ElementsMut, Rows, RowsMut};
 use crate::cuda::dynamic_conv::{Convolved, DynamicConv, Source};
 use crate::cuda::gpu::Gpu;
@@ -43,6 +47,8 @@ pub struct SpanConvArgs<'a> {
     pub history: Option<Elements<'a>>,
     /// Of v, `[sequences, (K - 1) r, A]`, where the problem has one.
     pub value_history: Option<Elements<'a>>,
+    /// What the weights to be dropped are made from, where the problem drops any: see [`Dropout`](crate::Dropout).
+    pub seed: Option<u64>,
     /// `[tokens, A]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -100,7 +106,7 @@ impl SpanConv {
     /// missing or not part of the problem, too little scratch, and errors of the driver.
     pub fn launch(&self, args: SpanConvArgs<'_>, scratch: [Option<ElementsMut<'_>>; 2]) -> Result<()> {
         let SpanConvArgs { sequences, x, query, value, depthwise, pointwise, key_bias, .. } = args;
-        let SpanConvArgs { weight, weight_bias, bias, history, value_history, y, .. } = args;
+        let SpanConvArgs { weight, weight_bias, bias, history, value_history, seed, y, .. } = args;
         let conv = self.problem.conv().convolution();
         let (dtype, parameters, channels) = (conv.dtype(), conv.parameters(), conv.channels());
         let (rows, logits) = ([conv.sequences().tokens(), channels], self.problem.conv().logits());
@@ -115,6 +121,7 @@ impl SpanConv {
             x: binder.rows("value", value, dtype, rows)?,
             bias: binder.optional("bias", bias, conv.has_bias(), parameters, channels)?,
             history: binder.optional("value_history", value_history, conv.has_history(), dtype, len)?,
+            dropout: binder.dropout(conv, seed)?,
             y: binder.rows_mut("y", y, dtype, rows)?,
         };
         let weight = binder.rows("weight", Rows::contiguous(weight), parameters, [logits, channels])?;

@@ -1,6 +1,11 @@
+pub(crate) mod backward;
 mod plan;
 
-pub(crate) use plan::plan;
+pub(crate) use backward::SpanKeyBound;
+#[cfg(test)]
+pub(crate) use backward::plan as plan_backward;
+pub use backward::{SpanKeyBackward, SpanKeyBackwardArgs};
+pub(crate) use plan::{plan, traffic};
 
 use crate::cuda::call::{Binder, Bound, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;

@@ -1,5 +1,9 @@
 //! Plans need no device: that they hold to what kernels ask of them is asserted where they are made, for every one here.
 
+mod backward_plans;
+#[cfg(feature = "emulator")]
+mod backward_products;
+mod convolutions;
 #[cfg(feature = "emulator")]
 mod products;
 
@@ -13,10 +17,10 @@ use crate::cuda::plan::{Launch, Place};
 use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, span_key};
 use crate::gpu::lock;
 use crate::problem::{
-    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
-    LinearProblem, Mask, SpanKeyProblem,
+    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LinearProblem, Mask,
+    SpanKeyProblem,
 };
-use crate::{DType, Error, Normalize, Sequences, Window};
+use crate::{DType, Error, Sequences, Window};
 
 /// Something big, and something small.
 const DEVICES: [Limits; 2] = [
@@ -72,158 +76,6 @@ fn assert_there(launch: &Launch) {
         launch.grid > 0 && threads.contains(&launch.block) && launch.block.is_multiple_of(32),
         "{launch:?}"
     );
-}
-
-#[test]
-fn every_light_conv_has_a_plan() {
-    let windows =
-        [1, 2, 3, 17, 18, 31, 33, 65, 66, 127, 129, 130, 700, 100_000].into_iter().flat_map(|width| {
-            [1, 2, 7, 1000].map(|dilation| Window::causal(width).unwrap().dilated(dilation).unwrap())
-        });
-    let mut entries = std::collections::BTreeSet::new();
-    for window in windows {
-        for (channels, heads) in [
-            (1, 1),
-            (3, 3),
-            (3, 1),
-            (64, 64),
-            (60, 3),
-            (100, 5),
-            (512, 8),
-            (1024, 16),
-            (1024, 1024),
-            (4099, 1),
-        ] {
-            for sequences in sequences() {
-                for (dtype, parameters) in types() {
-                    for normalize in [Normalize::None, Normalize::SoftmaxInRange] {
-                        let conv = Convolution::new(sequences.shape(), channels, heads, window, dtype)
-                            .and_then(|conv| conv.with_parameters(parameters))
-                            .unwrap()
-                            .with_normalize(normalize);
-                        let problem = LightConvProblem::new(conv);
-                        let places = light_conv::Places::contiguous(channels);
-                        for limits in &DEVICES {
-                            let plan = light_conv::plan(&problem, &places, true, limits);
-                            let Some(launch) = plan.unwrap() else {
-                                assert_eq!(sequences.shape().tokens(), 0);
-                                continue;
-                            };
-                            assert_there(&launch);
-                            entries.insert((launch.module.name, launch.entry));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    // Four kernels by multiply-adds of each type, and four by products of matrices of two.
-    assert_eq!(entries.len(), 3 * 4 + 2 * 4, "{entries:?}");
-}
-
-/// Products of matrices take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.
-#[test]
-fn tensor_cores_take_what_they_are_good_for() {
-    for (dtype, head_channels, width, expected) in [
-        (DType::BF16, 16, 1, "light_conv_2"),
-        (DType::BF16, 16, 17, "light_conv_2"),
-        (DType::F16, 17, 18, "light_conv_3"),
-        (DType::F16, 64, 33, "light_conv_3"),
-        (DType::F16, 64, 34, "light_conv_5"),
-        (DType::F16, 64, 66, "light_conv_9"),
-        (DType::F16, 64, 129, "light_conv_9"),
-        (DType::F16, 64, 130, "light_conv"),
-        (DType::F16, 15, 31, "light_conv_split"),
-        (DType::F32, 64, 31, "light_conv"),
-    ] {
-        let shape = Sequences::batch(2, 100).unwrap().shape();
-        let window = Window::causal(width).unwrap();
-        let conv = Convolution::new(shape, 2 * head_channels, 2, window, dtype).unwrap();
-        let places = light_conv::Places::contiguous(2 * head_channels);
-        let plan = light_conv::plan(&LightConvProblem::new(conv), &places, false, &DEVICES[0]);
-        assert_eq!(plan.unwrap().unwrap().entry, expected, "{dtype}, R = {head_channels}, K = {width}");
-    }
-}
-
-#[test]
-fn every_dynamic_conv_has_a_plan() {
-    let windows = [(1, 1), (16, 1000), (33, 1), (64, 1), (129, 1000), (130, 1), (700, 1), (100_000, 1)]
-        .into_iter()
-        .map(|(width, dilation)| Window::causal(width).unwrap().dilated(dilation).unwrap());
-    let mut entries = std::collections::BTreeSet::new();
-    for window in windows {
-        for (channels, heads) in
-            [(1, 1), (3, 3), (64, 64), (100, 5), (512, 8), (1024, 16), (1024, 1024), (4099, 1)]
-        {
-            for (sequences, (dtype, parameters)) in sequences()
-                .into_iter()
-                .flat_map(|sequences| types().map(move |types| (sequences.clone(), types)))
-            {
-                // No grid is large enough to generate so many taps.
-                if heads * window.width() > 1 << 20 {
-                    continue;
-                }
-                for normalize in [Normalize::None, Normalize::Softmax] {
-                    let conv = Convolution::new(sequences.shape(), channels, heads, window, dtype)
-                        .and_then(|conv| conv.with_parameters(parameters))
-                        .unwrap()
-                        .with_normalize(normalize);
-                    let given = DynamicConvProblem::given(conv).unwrap();
-                    let own = DynamicConvProblem::generated(conv).unwrap();
-                    let query = own.with_query(5, DType::F32).unwrap();
-                    for (problem, limits) in [given, own, query]
-                        .iter()
-                        .flat_map(|problem| DEVICES.iter().map(move |l| (problem, l)))
-                    {
-                        let places = dynamic_conv::DynamicPlaces::contiguous(problem);
-                        let fused = dynamic_conv::fused(problem, limits);
-                        let plan =
-                            dynamic_conv::plan(problem, fused.as_ref(), &places, true, limits).unwrap();
-                        let launches = plan.launches();
-                        assert_eq!(launches.is_empty(), sequences.shape().tokens() == 0);
-                        assert!(problem != &given || launches.len() < 2);
-                        launches.iter().for_each(assert_there);
-                        entries.extend(launches.iter().map(|launch| (launch.module.name, launch.entry)));
-                        let tokens = if launches.len() == 2 { sequences.shape().tokens() } else { 0 };
-                        let scratch = dynamic_conv::scratch_len(problem, fused.as_ref());
-                        assert_eq!(scratch, (tokens * problem.logits()) as u64);
-                    }
-                }
-            }
-        }
-    }
-    let of = |name: &str| entries.iter().filter(|(module, _)| module.starts_with(name)).count();
-    let counts = ["dynamic_conv_banded_", "dynamic_conv_fused_", "dynamic_conv_"].map(of);
-    // Of two types, three kernels by bands; in one launch two, and one where W is f32; and two by multiply-adds of each type.
-    let (banded, fused) = (2 * 3, 2 * 2 + 3);
-    assert_eq!(counts, [banded, fused, banded + fused + 3 * 2], "{entries:?}");
-}
-
-/// Bands of filters take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.
-#[test]
-fn tensor_cores_take_the_taps_of_tokens() {
-    for (dtype, head_channels, width, expected) in [
-        (DType::BF16, 16, 1, "dynamic_conv_3"),
-        (DType::F16, 64, 33, "dynamic_conv_3"),
-        (DType::F16, 64, 34, "dynamic_conv_5"),
-        (DType::BF16, 17, 65, "dynamic_conv_5"),
-        (DType::F16, 64, 66, "dynamic_conv_9"),
-        (DType::BF16, 300, 129, "dynamic_conv_9"),
-        (DType::F16, 64, 130, "dynamic_conv"),
-        (DType::F16, 15, 31, "dynamic_conv_split"),
-        (DType::F32, 64, 31, "dynamic_conv"),
-    ] {
-        let shape = Sequences::batch(2, 100).unwrap().shape();
-        let window = Window::causal(width).unwrap();
-        let conv = Convolution::new(shape, 2 * head_channels, 2, window, dtype).unwrap();
-        let problem = DynamicConvProblem::given(conv).unwrap();
-        let places = dynamic_conv::DynamicPlaces::contiguous(&problem);
-        for limits in &DEVICES {
-            let fused = dynamic_conv::fused(&problem, limits);
-            let plan = dynamic_conv::plan(&problem, fused.as_ref(), &places, false, limits).unwrap();
-            assert_eq!(plan.launches()[0].entry, expected, "{dtype}, R = {head_channels}, K = {width}");
-        }
-    }
 }
 
 #[test]
@@ -371,13 +223,13 @@ fn what_is_too_large_is_refused() {
     let far = Sequences::batch(1, 1 << 31).unwrap();
     let conv = Convolution::new(far.shape(), 1, 1, Window::causal(1).unwrap(), DType::F32).unwrap();
     let places = light_conv::Places::contiguous(1);
-    let refused = light_conv::plan(&LightConvProblem::new(conv), &places, false, &DEVICES[0]);
+    let refused = light_conv::plan(&conv, Default::default(), &places, false, &DEVICES[0]);
     assert!(matches!(refused, Err(Error::Limit { limit: 0x7fff_ffff, .. })), "{refused:?}");
 
     for sequences in [Sequences::batch(4, 1 << 30), Sequences::padded(1 << 30, &[5; 4])] {
         let shape = sequences.unwrap().shape();
         let conv = Convolution::new(shape, 1, 1, Window::causal(3).unwrap(), DType::F16).unwrap();
-        let refused = light_conv::plan(&LightConvProblem::new(conv), &places, true, &DEVICES[0]);
+        let refused = light_conv::plan(&conv, Default::default(), &places, true, &DEVICES[0]);
         let expected =
             Error::Limit { what: "tokens of", of: "the call", needed: 1 << 32, limit: u32::MAX.into() };
         assert_eq!(refused.unwrap_err(), expected);
@@ -406,7 +258,7 @@ fn what_is_too_large_is_refused() {
     let many = Sequences::batch(11, 5).unwrap();
     let conv = Convolution::new(many.shape(), 8, 1, Window::causal(3).unwrap(), DType::F32).unwrap();
     let places = light_conv::Places::contiguous(8);
-    let refused = light_conv::plan(&LightConvProblem::new(conv), &places, false, &few).unwrap_err();
+    let refused = light_conv::plan(&conv, Default::default(), &places, false, &few).unwrap_err();
     let expected = Error::Limit { what: "blocks of", of: "light_conv", needed: 11, limit: 10 };
     assert_eq!(refused, expected);
 }
@@ -424,7 +276,14 @@ fn too_little_shared_memory_is_refused() {
                 let problem = problem.unwrap();
                 let places = dynamic_conv::DynamicPlaces::contiguous(&problem);
                 let fused = dynamic_conv::fused(&problem, &limits);
-                match dynamic_conv::plan(&problem, fused.as_ref(), &places, false, &limits) {
+                match dynamic_conv::plan(
+                    &problem,
+                    fused.as_ref(),
+                    Default::default(),
+                    &places,
+                    false,
+                    &limits,
+                ) {
                     Ok(plan) => assert!(plan.launches().iter().all(|launch| launch.shared <= shared_memory)),
                     Err(refused) => assert!(matches!(refused, Error::Limit { .. }), "{refused}"),
                 }
@@ -441,10 +300,20 @@ fn too_little_shared_memory_is_refused() {
 /// The kernels take less than 3 MB of an executable, though their text is several times that.
 #[test]
 fn kernels_are_small() {
+    let backward = [
+        modules::LINEAR_BACKWARD,
+        modules::LINEAR_BACKWARD_MMA,
+        modules::SPAN_KEY_BACKWARD,
+        modules::ATTENTION_BACKWARD,
+    ];
     let all = [modules::HISTORY]
         .into_iter()
+        .chain(backward)
         .chain(DType::ALL.map(modules::light_conv))
         .chain(DType::ALL.into_iter().filter_map(modules::light_conv_toeplitz))
+        .chain(DType::ALL.map(modules::light_conv_backward))
+        .chain(DType::ALL.into_iter().filter_map(modules::light_conv_backward_band))
+        .chain(DType::ALL.map(modules::dynamic_conv_backward))
         .chain(types().map(|(dtype, parameters)| modules::dynamic_conv_fused(dtype, parameters)))
         .chain(DType::ALL.map(modules::dynamic_conv))
         .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_banded))
@@ -454,4 +323,6 @@ fn kernels_are_small() {
         .chain(DType::ALL.map(modules::attention_naive));
     let sizes: BTreeMap<_, _> = all.map(|module| (module.name, module.packed_len())).collect();
     assert!(sizes.values().sum::<usize>() < 3_000_000, "{sizes:?}");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx")).unwrap();
+    assert_eq!(sizes.len(), files.count(), "a module is not among them");
 }

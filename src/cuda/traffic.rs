@@ -27,6 +27,24 @@ impl Traffic {
     }
 }
 
+impl std::ops::Add for Traffic {
+    type Output = Traffic;
+
+    fn add(self, other: Traffic) -> Traffic {
+        Traffic {
+            read: self.read + other.read,
+            written: self.written + other.written,
+            parameters: self.parameters + other.parameters,
+        }
+    }
+}
+
+impl std::iter::Sum for Traffic {
+    fn sum<I: Iterator<Item = Traffic>>(all: I) -> Traffic {
+        all.fold(Traffic::default(), |all, one| all + one)
+    }
+}
+
 /// Sectors that `len` bytes from byte `start` on lie in.
 pub(crate) fn sectors(start: usize, len: usize) -> u64 {
     if len == 0 { 0 } else { ((start + len - 1) / SECTOR - start / SECTOR + 1) as u64 }
@@ -105,9 +123,11 @@ pub(crate) fn list(tiles: &Tiles, sequences: &Sequences) -> u64 {
     blocks + (0..tiles.groups / each).map(steps).sum::<u64>() * each as u64
 }
 
-/// Sectors of `taps` taps of one head's filter from tap `first` on, 32 at a time, as a warp reads them.
-pub(crate) fn filter(conv: &Convolution, head: usize, first: usize, taps: usize) -> u64 {
+/// Sectors of `taps` taps of one head's filter from tap `first` on, 32 at a time, as a warp reads them; `mirrored`, if they
+/// are counted from the last.
+pub(crate) fn filter(conv: &Convolution, mirrored: bool, head: usize, first: usize, taps: usize) -> u64 {
     let (width, size) = (conv.window().width(), conv.parameters().size());
-    let runs = (0..taps).step_by(32);
-    runs.map(|run| sectors((head * width + first + run) * size, (taps - run).min(32) * size)).sum()
+    let runs = (0..taps).step_by(32).map(|run| (first + run, (taps - run).min(32)));
+    let begin = |(first, count)| if mirrored { width - first - count } else { first };
+    runs.map(|run| sectors((head * width + begin(run)) * size, run.1 * size)).sum()
 }

@@ -35,13 +35,16 @@ const MULTIPLY_ADDS: [Kernel; 3] = [
 /// Keys of a tile in f32: their queries are read anew for each.
 const KEYS: usize = 64;
 
+/// Channels of a head that it takes.
+pub(super) const MOST_CHANNELS: usize = 256;
+
 fn kernel(problem: &AttentionProblem) -> Result<Kernel> {
     let [small, medium, large] = match problem.dtype() {
         DType::F32 => MULTIPLY_ADDS,
         DType::F16 | DType::BF16 => MATRICES,
     };
     let d = problem.head_channels();
-    within("channels of a head of", "fused attention", d as u64, large.width as u64)?;
+    within("channels of a head of", "fused attention", d as u64, MOST_CHANNELS as u64)?;
     Ok([small, medium].into_iter().find(|kernel| d <= kernel.width).unwrap_or(large))
 }
 

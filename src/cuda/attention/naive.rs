@@ -117,30 +117,43 @@ fn runs(first: usize, end: usize, seen: &Range<usize>) -> u64 {
     (first..end).step_by(32).map(read).sum()
 }
 
+/// What the launches of scores and of their softmax read and write, where there are keys.
+pub(super) fn traffic_of_weights(
+    problem: &AttentionProblem,
+    queries: &Sequences,
+    keys: &Sequences,
+) -> Result<Traffic> {
+    let longest = keys.as_slice().iter().map(|keys| keys.length).max().unwrap_or(0);
+    let listed = listed(queries.shape()) || queries.continues();
+    let [scoring, softmax, _] = all_tiles(problem, listed, longest)?;
+    let (form, d) = (form(problem.dtype()), problem.head_channels());
+    let parameters = lists(&scoring.0, queries, keys) + lists(&softmax.0, queries, keys);
+    let mut all = Traffic::default();
+    let width = form.scores[1];
+    for tile in tiles_of(problem, &scoring.0, queries, keys) {
+        for first in (tile.seen.start / width * width..tile.seen.end).step_by(width) {
+            let count = (tile.keys.length - first).min(width);
+            all.read += sectors_of_row(problem, d) * (tile.queries + count) as u64;
+            all.written += scores(count) * tile.queries as u64;
+        }
+    }
+    for tile in tiles_of(problem, &softmax.0, queries, keys) {
+        for seen in &tile.each {
+            // For the largest, for the total, and once more.
+            all.read += 2 * runs(seen.start, seen.end, seen) + runs(0, tile.keys.length, seen);
+            all.written += scores(tile.keys.length);
+        }
+    }
+    let heads = problem.heads() as u64;
+    Ok(Traffic { read: all.read * heads, written: all.written * heads, parameters })
+}
+
 pub(super) fn traffic(problem: &AttentionProblem, queries: &Sequences, keys: &Sequences) -> Result<Traffic> {
     let longest = keys.as_slice().iter().map(|keys| keys.length).max().unwrap_or(0);
     let listed = listed(queries.shape()) || queries.continues();
-    let [scoring, softmax, values] = all_tiles(problem, listed, longest)?;
+    let [_, _, values] = all_tiles(problem, listed, longest)?;
     let (form, d) = (form(problem.dtype()), problem.head_channels());
     let mut all = Traffic { parameters: lists(&values.0, queries, keys), ..Traffic::default() };
-    if longest > 0 {
-        all.parameters += lists(&scoring.0, queries, keys) + lists(&softmax.0, queries, keys);
-        let width = form.scores[1];
-        for tile in tiles_of(problem, &scoring.0, queries, keys) {
-            for first in (tile.seen.start / width * width..tile.seen.end).step_by(width) {
-                let count = (tile.keys.length - first).min(width);
-                all.read += sectors_of_row(problem, d) * (tile.queries + count) as u64;
-                all.written += scores(count) * tile.queries as u64;
-            }
-        }
-        for tile in tiles_of(problem, &softmax.0, queries, keys) {
-            for seen in &tile.each {
-                // For the largest, for the total, and once more.
-                all.read += 2 * runs(seen.start, seen.end, seen) + runs(0, tile.keys.length, seen);
-                all.written += scores(tile.keys.length);
-            }
-        }
-    }
     for tile in tiles_of(problem, &values.0, queries, keys) {
         let begin = tile.seen.start / KEYS * KEYS;
         let weights: u64 = (begin..tile.seen.end)
@@ -154,5 +167,6 @@ pub(super) fn traffic(problem: &AttentionProblem, queries: &Sequences, keys: &Se
         }
     }
     let heads = problem.heads() as u64;
-    Ok(Traffic { read: all.read * heads, written: all.written * heads, ..all })
+    let weighing = Traffic { read: all.read * heads, written: all.written * heads, ..all };
+    Ok(if longest > 0 { weighing + traffic_of_weights(problem, queries, keys)? } else { weighing })
 }

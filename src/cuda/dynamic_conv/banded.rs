@@ -6,7 +6,7 @@ use crate::cuda::dynamic_conv::plan::{Logits, logit_sectors};
 use crate::cuda::light_conv::Places;
 use crate::cuda::limits::Limits;
 use crate::cuda::modules::{self, Module};
-use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
+use crate::cuda::plan::{DropoutParams, Launch, TileParams, WindowParams, count, unit};
 use crate::cuda::traffic::{SECTOR, Traffic, list, tiles_of};
 use crate::gpu::{Tiles, listed, window};
 use crate::problem::Convolution;
@@ -45,7 +45,7 @@ const KERNELS: [Kernel; 3] = [
 ];
 
 /// The structure `Params` of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
     x_stride: u64,
@@ -65,6 +65,7 @@ struct Params {
     load_unit: u32,
     store_unit: u32,
     unused: u32,
+    dropout: DropoutParams,
 }
 
 /// How channels and time are divided.
@@ -200,6 +201,7 @@ pub(crate) fn traffic(
 /// The launch, if this form is for such a convolution.
 pub(crate) fn plan(
     conv: &Convolution,
+    dropout: DropoutParams,
     places: &Places,
     logits: Logits,
     listed: bool,
@@ -242,6 +244,7 @@ pub(crate) fn plan(
         load_unit: unit(read),
         store_unit: unit(&[places.y]),
         unused: 0,
+        dropout,
     };
     let shared = shared_memory(rows, groups, logit_pitch) as u64;
     Launch::new((module, kernel.entry), tiles.groups(), THREADS as u32, &params, limits)?

@@ -11,7 +11,7 @@ use crate::cuda::dynamic_conv::DynamicPlaces;
 use crate::cuda::dynamic_conv::fused::time::time_apart;
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
-use crate::cuda::plan::{Launch, Place, TileParams, WindowParams, count, unit};
+use crate::cuda::plan::{DropoutParams, Launch, Place, TileParams, WindowParams, count, unit};
 use crate::gpu::{Tiles, window};
 use crate::problem::{Convolution, DynamicConvProblem, Taps};
 use crate::{DType, Normalize, Result};
@@ -41,7 +41,7 @@ const WORK: usize = 128;
 const NOWHERE: u32 = u32::MAX;
 
 /// The structure `Params` of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
     x_stride: u64,
@@ -75,6 +75,7 @@ struct Params {
     query_unit: u32,
     weight_unit: u32,
     y_unit: u32,
+    dropout: DropoutParams,
 }
 
 /// A kernel of a module.
@@ -294,6 +295,7 @@ pub(crate) fn fused(problem: &DynamicConvProblem, limits: &Limits) -> Option<Fus
 pub(crate) fn plan(
     Fused { shape, generator }: &Fused,
     problem: &DynamicConvProblem,
+    dropout: DropoutParams,
     places: &DynamicPlaces,
     listed: bool,
     limits: &Limits,
@@ -344,6 +346,7 @@ pub(crate) fn plan(
         query_unit: copied_by(query, generator.channels, &[places.query]),
         weight_unit: copied_by(conv.parameters(), generator.channels, &[places.source]),
         y_unit: copied_by(dtype, written, &[places.tokens.y]),
+        dropout,
     };
     count("weight", problem.logits())?;
     let module = modules::dynamic_conv_fused(dtype, conv.parameters());

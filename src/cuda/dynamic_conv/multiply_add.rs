@@ -1,21 +1,21 @@
 //! The plan of `kernels/dynamic_conv.cu`: logits that are given, for every number of heads, and every type.
 
-use std::collections::BTreeSet;
-use std::ops::Range;
+mod traffic;
+
+pub(crate) use traffic::traffic;
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::dynamic_conv::plan::Logits;
-use crate::cuda::light_conv::Places;
 use crate::cuda::light_conv::multiply_add::{ROW_BYTES, most_heads};
+use crate::cuda::light_conv::{Filter, Places};
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
-use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
+use crate::cuda::plan::{DropoutParams, Launch, TileParams, WindowParams, count, unit};
 use crate::cuda::rows::{gap, of_phase};
-use crate::cuda::traffic::{SECTOR, Tile, Traffic, list, tiles_of};
-use crate::gpu::{STEPS, Tiles, listed, window};
+use crate::gpu::{STEPS, Tiles, window};
 use crate::problem::Convolution;
-use crate::{DType, Error, Normalize, Result, Sequences};
+use crate::{DType, Error, Normalize, Result};
 
 /// Threads of a block, and of a warp.
 const THREADS: usize = 256;
@@ -28,7 +28,7 @@ const MEMORY: [usize; 2] = [48 << 10, 96 << 10];
 const CHUNKS: [usize; 5] = [128, 64, 32, 16, 8];
 
 /// The structure `Params` of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
     x_stride: u64,
@@ -55,7 +55,8 @@ struct Params {
     store_unit: u32,
     gap: u32,
     of_phase: u32,
-    unused: u32,
+    mirrored: u32,
+    dropout: DropoutParams,
 }
 
 /// How channels and time are divided.
@@ -206,105 +207,9 @@ impl Shape {
     }
 }
 
-/// Sectors that warps read of the logits of a tile's outputs and heads: `across` lanes have a row together, and each row
-/// reads the taps that `taps` says of its token.
-struct Rows<'a> {
-    conv: &'a Convolution,
-    logits: DType,
-    across: usize,
-    heads: Range<usize>,
-    /// Of each output, its row of tokens, if any of its logits matter, and the taps of those that do.
-    outputs: Vec<Option<(usize, Range<usize>)>>,
-}
-
-impl Rows<'_> {
-    /// The taps of a chunk, in steps from its first on; or all those that matter, each row from its own first on.
-    fn sectors(&self, chunk: Option<Range<usize>>) -> u64 {
-        let (width, size) = (self.conv.window().width(), self.logits.size());
-        let rows: Vec<_> = (self.outputs.iter())
-            .flat_map(|output| self.heads.clone().map(move |head| output.as_ref().map(|of| (head, of))))
-            .collect();
-        let mut all = 0;
-        for rows in rows.chunks(WARP / self.across) {
-            for step in (0..width).step_by(self.across) {
-                let mut sectors = BTreeSet::new();
-                for (head, (token, taps)) in rows.iter().flatten() {
-                    let run = match &chunk {
-                        Some(chunk) => {
-                            let first = chunk.start + step;
-                            let end = (first + self.across).min(chunk.end);
-                            first.max(taps.start)..end.min(taps.end)
-                        }
-                        None => taps.start + step..(taps.start + step + self.across).min(taps.end),
-                    };
-                    let row = (token * self.conv.heads() + head) * width;
-                    sectors.extend(run.map(|tap| (row + tap) * size / SECTOR));
-                }
-                all += sectors.len() as u64;
-            }
-        }
-        all
-    }
-}
-
-/// What the call reads and writes. The logits are of type `logits`.
-pub(crate) fn traffic(
-    conv: &Convolution,
-    logits: DType,
-    sequences: &Sequences,
-    limits: &Limits,
-) -> Result<Traffic> {
-    let listed = listed(sequences.shape()) || sequences.continues();
-    let shape = Shape::new(conv, listed, limits)?;
-    let Shape { lanes, tiles, taps, .. } = shape;
-    let (near, window) = (window(conv), WindowParams::new(conv)?);
-    let width = window.width as usize;
-    let row = (conv.channels() * conv.dtype().size()).div_ceil(SECTOR) as u64;
-    let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
-    for tile in tiles_of(&tiles, sequences) {
-        let Tile { sequence, start, phases } = tile;
-        all.written += row * tile.outputs(&tiles, sequence.length + sequence.padding) as u64;
-        // The taps that read a token for some output.
-        let last = start + tiles.phases - 1 + (tiles.steps - 1) * tiles.dilation;
-        let in_range = |position| near.taps_in_range(position, sequence.length, conv.past(sequence));
-        let (begin, end) = (in_range(last).start, in_range(start).end);
-        if start >= sequence.length || begin >= end {
-            continue;
-        }
-        let some = if width <= taps { 0..width } else { begin / 8 * 8..end };
-        let outputs = (0..tiles.outputs()).map(|output| {
-            let (phase, step) = (output / tiles.steps, output % tiles.steps);
-            let position = start + phase + step * tiles.dilation;
-            if phase >= phases || position >= sequence.length || in_range(position).is_empty() {
-                return None;
-            }
-            let all = conv.normalize() == Normalize::Softmax;
-            Some((sequence.first + position, if all { 0..width } else { in_range(position) }))
-        });
-        let outputs: Vec<_> = outputs.collect();
-        let mut rows = Rows { conv, logits, across: shape.across(), heads: 0..0, outputs };
-        for column in 0..tiles.columns {
-            let first = column * 2 * lanes;
-            let end = (first + 2 * lanes).min(conv.channels());
-            rows.heads = first / conv.head_channels()..(end - 1) / conv.head_channels() + 1;
-            if width > taps && conv.normalize() != Normalize::None {
-                // The largest logit, and then the total.
-                all.read += 2 * rows.sectors(None);
-            }
-            for first in some.clone().step_by(taps) {
-                all.read += rows.sectors(Some(first..(first + taps).min(some.end)));
-            }
-        }
-        for first in some.clone().step_by(taps) {
-            let count = taps.min(some.end - first);
-            all.read += row * tile.tokens(conv, &window, first, first + tiles.steps + count - 1) as u64;
-        }
-    }
-    Ok(all)
-}
-
 pub(crate) fn plan(
     conv: &Convolution,
+    filter: Filter,
     places: &Places,
     logits: Logits,
     listed: bool,
@@ -331,7 +236,7 @@ pub(crate) fn plan(
             Normalize::Softmax => 1,
             Normalize::SoftmaxInRange => 2,
         },
-        has_bias: conv.has_bias().into(),
+        has_bias: if filter.addends { 2 } else { conv.has_bias().into() },
         wide: wide(conv.parameters()),
         wide_logits: wide(logits.dtype),
         lanes: lanes as u32,
@@ -347,7 +252,8 @@ pub(crate) fn plan(
         store_unit: unit(dtype, channels, &[places.y]),
         gap: gap(row) as u32,
         of_phase: of_phase(row, &tiles, taps) as u32,
-        unused: 0,
+        mirrored: filter.mirrored.into(),
+        dropout: filter.dropout,
     };
     let entry = if conv.head_channels().is_multiple_of(2) { "dynamic_conv" } else { "dynamic_conv_split" };
     Launch::new((modules::dynamic_conv(dtype), entry), tiles.groups(), THREADS as u32, &params, limits)?

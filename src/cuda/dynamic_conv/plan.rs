@@ -2,10 +2,10 @@
 
 use crate::cuda::dynamic_conv::fused::{self, Fused};
 use crate::cuda::dynamic_conv::{banded, multiply_add};
-use crate::cuda::light_conv::Places;
+use crate::cuda::light_conv::{Filter, Places};
 use crate::cuda::limits::Limits;
 use crate::cuda::linear;
-use crate::cuda::plan::{Launch, Place};
+use crate::cuda::plan::{DropoutParams, Launch, Place};
 use crate::cuda::traffic::{Traffic, sectors};
 use crate::problem::{Convolution, DynamicConvProblem, LinearProblem, Taps};
 use crate::{DType, Result, Sequences};
@@ -82,6 +82,7 @@ impl Plan {
 pub(crate) fn plan(
     problem: &DynamicConvProblem,
     fused: Option<&Fused>,
+    dropout: DropoutParams,
     places: &DynamicPlaces,
     listed: bool,
     limits: &Limits,
@@ -93,15 +94,15 @@ pub(crate) fn plan(
     let tokens = &places.tokens;
     if problem.taps() == Taps::Given {
         let logits = Logits::given(conv, places.source);
-        return plan_given(conv, tokens, logits, listed, limits).map(Plan::Given);
+        return plan_given(conv, dropout, tokens, logits, listed, limits).map(Plan::Given);
     }
     if let Some(fused) = fused {
-        return fused::plan(fused, problem, places, listed, limits).map(Plan::Fused);
+        return fused::plan(fused, problem, dropout, places, listed, limits).map(Plan::Fused);
     }
     let (product, types) = product(problem)?;
     let logits = Logits::scratch(problem, places.scratch);
     let lies = linear::Places { x: places.query, weight: places.source, y: logits.place };
-    let convolve = plan_given(conv, tokens, logits, listed, limits)?;
+    let convolve = plan_given(conv, dropout, tokens, logits, listed, limits)?;
     Ok(match linear::plan(&product, &lies, types, limits)? {
         Some(generate) => Plan::Apart(Box::new([generate, convolve])),
         None => Plan::Nothing,
@@ -145,7 +146,7 @@ pub(crate) fn traffic(
 }
 
 /// The generating product, from the query to logits in f32, and the types of its matrices.
-fn product(problem: &DynamicConvProblem) -> Result<(LinearProblem, linear::Types)> {
+pub(super) fn product(problem: &DynamicConvProblem) -> Result<(LinearProblem, linear::Types)> {
     let conv = problem.convolution();
     let (query_channels, query, weight_bias) = match problem.taps() {
         Taps::Given => (conv.channels(), None, false),
@@ -160,14 +161,18 @@ fn product(problem: &DynamicConvProblem) -> Result<(LinearProblem, linear::Types
 /// The convolution with logits that are given.
 fn plan_given(
     conv: &Convolution,
+    dropout: DropoutParams,
     places: &Places,
     logits: Logits,
     listed: bool,
     limits: &Limits,
 ) -> Result<Launch> {
-    match banded::plan(conv, places, logits, listed, limits)? {
+    match banded::plan(conv, dropout, places, logits, listed, limits)? {
         Some(launch) => Ok(launch),
-        None => multiply_add::plan(conv, places, logits, listed, limits),
+        None => {
+            let filter = Filter { dropout, ..Filter::default() };
+            multiply_add::plan(conv, filter, places, logits, listed, limits)
+        }
     }
 }
 
@@ -180,7 +185,7 @@ fn traffic_given(
 ) -> Result<Traffic> {
     match banded::traffic(conv, logits, sequences, limits)? {
         Some(traffic) => Ok(traffic),
-        None => multiply_add::traffic(conv, logits, sequences, limits),
+        None => multiply_add::traffic(conv, Filter::default(), logits, sequences, limits),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::cuda::light_conv::Places;
+use crate::cuda::light_conv::{Filter, Places};
 use crate::cuda::limits::Limits;
 use crate::cuda::modules;
-use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
+use crate::cuda::plan::{DropoutParams, Launch, TileParams, WindowParams, count, unit};
 use crate::cuda::rows::{gap, of_phase};
 use crate::cuda::traffic::{SECTOR, Tile, Traffic, filter, list, tiles_of};
 use crate::gpu::{STEPS, Tiles, listed, window};
@@ -27,7 +27,7 @@ const OCTET: usize = 8;
 const ROUNDS: usize = 8;
 
 /// The structure `Params` of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
     x_stride: u64,
@@ -47,7 +47,10 @@ struct Params {
     store_unit: u32,
     gap: u32,
     of_phase: u32,
-    unused: u32,
+    mirrored: u32,
+    end_rows: u32,
+    heads: u32,
+    dropout: DropoutParams,
 }
 
 /// As many heads as the channels of a row can touch.
@@ -142,7 +145,12 @@ impl Shape {
 }
 
 /// What the call reads and writes.
-pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits) -> Result<Traffic> {
+pub(crate) fn traffic(
+    conv: &Convolution,
+    mirrored: bool,
+    sequences: &Sequences,
+    limits: &Limits,
+) -> Result<Traffic> {
     let listed = listed(sequences.shape()) || sequences.continues();
     let Shape { lanes, tiles, taps, .. } = Shape::new(conv, listed, limits)?;
     let (near, window) = (window(conv), WindowParams::new(conv)?);
@@ -155,7 +163,8 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
         first / conv.head_channels()..(end - 1) / conv.head_channels() + 1
     });
     let heads: Vec<usize> = columns.flatten().collect();
-    let filters = |first, taps| heads.iter().map(|&head| filter(conv, head, first, taps)).sum::<u64>();
+    let filters =
+        |first, taps| heads.iter().map(|&head| filter(conv, mirrored, head, first, taps)).sum::<u64>();
     let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
     for tile in tiles_of(&tiles, sequences) {
         let Tile { sequence, start, .. } = tile;
@@ -181,7 +190,18 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
     Ok(all)
 }
 
-pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &Limits) -> Result<Launch> {
+/// Tokens of each sequence that are at its ends, at most: not all taps are in range of them.
+pub(crate) fn end_rows(conv: &Convolution) -> usize {
+    window(conv).reach().min(conv.sequences().longest())
+}
+
+pub(crate) fn plan(
+    conv: &Convolution,
+    filter: Filter,
+    places: &Places,
+    listed: bool,
+    limits: &Limits,
+) -> Result<Launch> {
     let shape = Shape::new(conv, listed, limits)?;
     debug_assert!(shape.holds(conv), "{shape:?} for {conv:?}");
     let Shape { lanes, groups, tiles, rounds, taps } = shape;
@@ -207,7 +227,10 @@ pub(crate) fn plan(conv: &Convolution, places: &Places, listed: bool, limits: &L
         store_unit: unit(dtype, channels, &[places.y]),
         gap: gap(row) as u32,
         of_phase: of_phase(row, &tiles, taps) as u32,
-        unused: 0,
+        mirrored: filter.mirrored.into(),
+        end_rows: count("the window", end_rows(conv))?,
+        heads: count("x", conv.heads())?,
+        dropout: filter.dropout,
     };
     let in_range = conv.normalize() == Normalize::SoftmaxInRange;
     let entry = match (conv.head_channels().is_multiple_of(2), in_range) {

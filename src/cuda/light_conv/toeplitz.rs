@@ -2,10 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::cuda::light_conv::Places;
+use crate::cuda::light_conv::{Filter, Places};
 use crate::cuda::limits::Limits;
 use crate::cuda::modules::{self, Module};
-use crate::cuda::plan::{Launch, TileParams, WindowParams, count, unit};
+use crate::cuda::plan::{DropoutParams, Launch, TileParams, WindowParams, count, unit};
 use crate::cuda::traffic::{SECTOR, Traffic, filter, list, tiles_of};
 use crate::gpu::{Tiles, listed, window};
 use crate::problem::Convolution;
@@ -38,7 +38,7 @@ const KERNELS: [Kernel; 4] = [
 ];
 
 /// The structure `Params` of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Params {
     x_stride: u64,
@@ -55,6 +55,9 @@ struct Params {
     chunk: u32,
     load_unit: u32,
     store_unit: u32,
+    mirrored: u32,
+    unused: u32,
+    dropout: DropoutParams,
 }
 
 /// How channels and time are divided.
@@ -126,7 +129,12 @@ fn kernel(conv: &Convolution) -> Option<(&'static Module, Kernel)> {
 }
 
 /// What the call reads and writes, if this form is for such a convolution.
-pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits) -> Result<Option<Traffic>> {
+pub(crate) fn traffic(
+    conv: &Convolution,
+    mirrored: bool,
+    sequences: &Sequences,
+    limits: &Limits,
+) -> Result<Option<Traffic>> {
     let Some((_, kernel)) = kernel(conv) else {
         return Ok(None);
     };
@@ -140,7 +148,8 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
         let end = ((column + 1) * groups).min(conv.heads() * each);
         column * groups / each..(end - 1) / each + 1
     });
-    let filters: u64 = columns.flatten().map(|head| filter(conv, head, 0, conv.window().width())).sum();
+    let filters: u64 =
+        columns.flatten().map(|head| filter(conv, mirrored, head, 0, conv.window().width())).sum();
     let mut all = Traffic { parameters: list(&tiles, sequences), ..Traffic::default() };
     for tile in tiles_of(&tiles, sequences) {
         let Sequence { length, padding, .. } = tile.sequence;
@@ -157,6 +166,7 @@ pub(crate) fn traffic(conv: &Convolution, sequences: &Sequences, limits: &Limits
 /// The launch, if this form is for such a convolution.
 pub(crate) fn plan(
     conv: &Convolution,
+    filter: Filter,
     places: &Places,
     listed: bool,
     limits: &Limits,
@@ -191,6 +201,9 @@ pub(crate) fn plan(
         chunk: chunk as u32,
         load_unit: unit(dtype, whole, read),
         store_unit: unit(dtype, whole, &[places.y]),
+        mirrored: filter.mirrored.into(),
+        unused: 0,
+        dropout: filter.dropout,
     };
     let threads = 32 * kernel.groups as u32;
     Launch::new((module, kernel.entry), tiles.groups(), threads, &params, limits).map(Some)

@@ -14,19 +14,19 @@ use crate::reference::{self, LinearInputs};
 use crate::{DType, Device, Tensor};
 
 /// A matrix in a device's memory, from element `offset` on, with NaN before it and between its rows.
-struct Matrix {
-    memory: Tensor,
-    values: Vec<f64>,
-    offset: usize,
-    stride: usize,
+pub(super) struct Matrix {
+    pub(super) memory: Tensor,
+    pub(super) values: Vec<f64>,
+    pub(super) offset: usize,
+    pub(super) stride: usize,
 }
 
 impl Matrix {
-    fn elements(&self) -> Elements<'_> {
+    pub(super) fn elements(&self) -> Elements<'_> {
         self.memory.cuda().unwrap().at(self.offset)
     }
 
-    fn draw(
+    pub(super) fn draw(
         rng: &mut SmallRng,
         device: &Device,
         dtype: DType,

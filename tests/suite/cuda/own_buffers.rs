@@ -1,6 +1,9 @@
 //! Every drawn call on memory of one's own is within the bounds of the reference: tensors at any element, rows with gaps
 //! that hold NaN, outputs between bits that stay as they were.
 
+mod convolutions_backward;
+mod products_backward;
+
 use lightspan::cuda::{self as room, DeviceSequences, Gpu};
 use lightspan::problem::{AttentionKind, HistoryProblem, LightConvProblem, Taps};
 use lightspan::reference::Estimate;
@@ -48,6 +51,7 @@ fn check_light_conv(gpu: &Gpu, case: &ConvCase, scatter: &mut Scatter<'_>) -> Re
             weight: weight.elements(),
             bias: elements(&bias),
             history: elements(&history),
+            seed: case.dropout_seed(),
             y: output.rows(),
         })
         .unwrap();
@@ -94,6 +98,7 @@ fn check_dynamic_call(
                 },
                 bias: elements(&bias),
                 history: elements(&history),
+                seed: case.dropout_seed(),
                 y: output.rows(),
             },
             scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap()),
@@ -332,6 +337,7 @@ proptest! {
             bias: elements(&bias),
             history: elements(&history),
             value_history: elements(&value_history),
+            seed: case.dropout_seed(),
             y: output.rows(),
         };
         let scratch = scratch.each_mut().map(|memory| memory.as_mut().map(|memory| memory.cuda_mut().unwrap()));

@@ -1,6 +1,10 @@
 //! What each wrong argument of the CUDA room is answered, before anything is launched.
 
 mod dynamic_conv;
+mod dynamic_conv_backward;
+mod gradients;
+mod light_conv_backward;
+mod products_backward;
 
 use lightspan::cuda::{
     Attention, AttentionArgs, DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv,
@@ -86,6 +90,11 @@ impl Bench {
         self.elsewhere.cuda().unwrap()
     }
 
+    /// Memory to write to.
+    fn output(&self, dtype: DType) -> Tensor {
+        Tensor::zeros(&[NUMBERS], dtype, &self.device).unwrap()
+    }
+
     fn foreign(&self, tensor: &'static str) -> Error {
         let (expected, got) = (self.gpu.name().to_owned(), "another device".to_owned());
         Error::Device { tensor, expected, got }
@@ -165,6 +174,7 @@ fn light_conv() {
             weight: bench.some(),
             bias: full.then(|| bench.some()),
             history: full.then(|| bench.some()),
+            seed: None,
             y: output(&mut outputs),
         };
         change(&mut args, bench);

@@ -85,6 +85,7 @@ impl Memory {
             weight: (&weight).into(),
             bias: None,
             history: None,
+            seed: None,
             y: RowsMut::strided(&mut y, CHANNELS + 4),
         };
         operator.launch(args).unwrap();

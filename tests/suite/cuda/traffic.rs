@@ -1,6 +1,9 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
 pub mod dynamic_conv;
+mod dynamic_conv_backward;
+mod light_conv_backward;
+mod products_backward;
 
 use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{
@@ -12,7 +15,7 @@ use proptest::prelude::*;
 use crate::support::{Numbers, config, sequences};
 
 /// What `run` did on an emulated device.
-fn profiled_launches(device: &Device, run: impl FnOnce() -> Tensor) -> Vec<LaunchProfile> {
+fn profiled_launches<R>(device: &Device, run: impl FnOnce() -> R) -> Vec<LaunchProfile> {
     let gpu = device.cuda_gpu().unwrap();
     gpu.start_profile();
     run();

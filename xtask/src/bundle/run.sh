@@ -101,6 +101,7 @@ if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/de
         [ -f "$results/operators.jsonl" ] && pytorch+=(--beside "$results/operators.jsonl")
         step "pytorch-$type" "${pytorch[@]}"
         step "pytorch-large-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 3,31
+        step "pytorch-training-$type" "${pytorch[@]}" --training
         step "pytorch-wide-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 127 --only light
     done
 else

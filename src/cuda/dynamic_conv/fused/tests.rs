@@ -20,7 +20,10 @@ fn problem(
 
 fn launch(problem: &DynamicConvProblem, limits: &Limits) -> Option<Launch> {
     let fused = fused(problem, limits)?;
-    Some(plan(&fused, problem, &DynamicPlaces::contiguous(problem), false, limits).unwrap())
+    Some(
+        plan(&fused, problem, Default::default(), &DynamicPlaces::contiguous(problem), false, limits)
+            .unwrap(),
+    )
 }
 
 /// Tokens of a tile, and blocks that divide its heads.

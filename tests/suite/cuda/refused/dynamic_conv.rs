@@ -47,6 +47,7 @@ fn wrong_arguments() {
             },
             bias: full.then(|| bench.some()),
             history: full.then(|| bench.some()),
+            seed: None,
             y: output(&mut outputs),
         };
         change(&mut args, bench);
@@ -114,7 +115,8 @@ fn wrong_scratch() {
         let taps = TapArgs::Generated { weight: b.some(), weight_bias: None, query: None };
         let (sequences, x, mut outputs) = (&b.good, Rows::contiguous(b.some()), Outputs::of(b));
         let y = outputs.good();
-        operator.launch(DynamicConvArgs { sequences, x, taps, bias: None, history: None, y }, scratch)
+        operator
+            .launch(DynamicConvArgs { sequences, x, taps, bias: None, history: None, seed: None, y }, scratch)
     };
     let mut scratch = Outputs::of(b);
     launch(Some(scratch.get(0))).unwrap();
