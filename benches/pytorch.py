@@ -7,7 +7,8 @@ Needs torch and nothing else. `--size 8,4096,1024,16 --widths 3,31,127 --only li
 without `--only` there are `dynamic_conv_large` and `by_length_large` too. `--beside FILE` reads what `cargo bench` wrote to
 the file `LIGHTSPAN_BENCH_JSON` and sets it beside PyTorch's times; `--json FILE` adds the figures to a file, a line of JSON
 each. On a GPU times are the device's own, of calls that were all put into its stream before the first began, as far as
-that goes. What is timed is what people write for these operators:
+that goes. With `--training` the calls are those of the group `training_by_length`: a forward pass, and the gradients of all
+inputs and parameters by autograd. What is timed is what people write for these operators:
 
 - light convolution: softmax of the weight, then grouped conv1d, with x as `[B, C, T]` (which conv1d wants) and with x
   as `[B, T, C]` (which the layers around it have, so two transpositions more);
@@ -196,6 +197,47 @@ def median_seconds(clock, function, inputs, seconds):
     return statistics.median(times)
 
 
+def step(function, parameters):
+    """A forward pass over the tensors but the last, and all gradients from that one: the gradient of its output."""
+
+    def both(*tensors):
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors[:-1]]
+        return torch.autograd.grad(function(*inputs), [*inputs, *parameters], tensors[-1])
+
+    return both
+
+
+def train(arguments, tokens, row):
+    """Both passes of every operator, at the width of the group `training_by_length`."""
+    batch, length, channels, heads = arguments.size
+    one = batch * length * channels
+
+    def parameters(*shapes):
+        return [tokens(*shape).requires_grad_() for shape in shapes]
+
+    def both(name, operator, width, count, function, weights, copies):
+        """`count` token tensors must move in both passes, and the parameters three times."""
+        elements = count * one + 3 * sum(weight.numel() for weight in weights)
+        inputs = tuple(tokens() for _ in range(copies))
+        row(name, operator, width, elements, step(function, weights), inputs)
+
+    [weight] = light = parameters((heads, REACH))
+    both("light conv, x [B, T, C]", "light_conv", REACH, 5, lambda x: light_conv(x, weight), light, 2)
+    [generator] = dynamic = parameters((heads * REACH, channels))
+    of = "dynamic_conv"
+    both("dynamic conv, unfolded", of, REACH, 5, lambda x: dynamic_conv(x, generator, heads), dynamic, 2)
+    both("dynamic conv, by tap", of, REACH, 5, lambda x: dynamic_conv_by_tap(x, generator, heads), dynamic, 2)
+    span = parameters((channels, 1, REACH), (channels, channels), (heads * REACH, channels))
+    spans = lambda x, query, value: span_conv(x, query, value, *span, heads)
+    both("span conv, unfolded", "span_conv", REACH, 11, spans, span, 4)
+    positions = torch.arange(length, device=arguments.device)
+    near = (positions[:, None] - positions[None, :]).abs() <= REACH // 2
+    local = functools.partial(attention, heads=heads, mask=near)
+    both("attention", "fused attention", "", 12, functools.partial(attention, heads=heads), [], 4)
+    both("attention, local by mask", "local attention", REACH, 12, local, [], 4)
+    both("attention, naive", "naive attention", "", 12, functools.partial(naive_attention, heads=heads), [], 4)
+
+
 def numbers(text):
     return [int(number) for number in text.split(",")]
 
@@ -213,11 +255,16 @@ class Beside:
         self.size = "" if small else "_large" if large else None
         self.device = "" if arguments.device == "cpu" else f"_{arguments.device}"
         self.dtype, self.length = self.TYPES[arguments.dtype], str(arguments.size[1])
+        self.training = arguments.training
 
     def find(self, operator, width):
         """The seconds of an operator with so many taps, or attention with none; None where it was not measured."""
         if self.size is None or operator is None:
             return None
+        if self.training:
+            # One type, one width and one size.
+            training = ("training_by_length" + self.device, operator, self.length)
+            return self.seconds.get(training) if self.size == "" and self.dtype == "f32" else None
         by_width = operator + (self.size or "_by_width") + self.device
         found = self.seconds.get((by_width, self.dtype, str(width)))
         # The other groups have one type and one width.
@@ -234,6 +281,7 @@ def main():
     parser.add_argument("--size", type=numbers, default=numbers(SIZE), metavar="B,T,C,H")
     parser.add_argument("--widths", type=numbers, default=numbers(WIDTHS), metavar="K,..")
     parser.add_argument("--only", choices=["light"], help="the copy and light convolution, and nothing else")
+    parser.add_argument("--training", action="store_true", help="both passes, by autograd")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     parser.add_argument("--beside", metavar="FILE", help="the figures of cargo bench, as LIGHTSPAN_BENCH_JSON has them")
     parser.add_argument("--json", metavar="FILE")
@@ -290,6 +338,11 @@ def main():
             with open(arguments.json, "a") as file:
                 print(json.dumps(figure), file=file)
 
+    if arguments.training:
+        train(arguments, tokens, row)
+        return
+    # From here on nothing is trained.
+    torch.set_grad_enabled(False)
     row("copy of x", "copy", "", x_and_y, lambda y, x: y.copy_(x), (tokens(), tokens()))
     for width in arguments.widths:
         weight = tokens(heads, width)
@@ -338,5 +391,4 @@ def main():
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    main()

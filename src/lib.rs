@@ -33,6 +33,12 @@
 //! packed batch. In the documentation C is channels, H heads, K taps, r dilation, P left padding, D the channels of an
 //! attention head; channel c belongs to head c / (C / H).
 //!
+//! # Training
+//!
+//! Each operator has its backward pass in [`ops`] (as [`ops::light_conv_backward`]) and in the rooms of the devices (as
+//! [`cpu::LightConvBackward`]). It takes what the forward pass took and the gradient of its output. Nothing else is kept, and
+//! nothing is recorded: who calls an operator calls its backward pass. [`Dropout`] drops the weights of a convolution.
+//!
 //! # Numbers
 //!
 //! Storage is f32, f16 or bf16; products, sums and softmax are f32, with one rounding at the end. A token outside its

@@ -86,6 +86,7 @@ fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, 
                     taps: TapArgs::Generated { weight, weight_bias: None, query: None },
                     bias: None,
                     history: None,
+                    seed: None,
                     y: rows(y),
                 };
                 operator.bind(args, scratch)
@@ -108,6 +109,7 @@ fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, 
                 taps: TapArgs::Generated { weight, weight_bias: None, query: None },
                 bias: None,
                 history: None,
+                seed: None,
                 y: rows_mut(y),
             };
             operator.launch(args, scratch.get()?)
@@ -205,6 +207,7 @@ fn measure_pieces(
             taps: TapArgs::Given { logits: rows(logits) },
             bias: None,
             history: None,
+            seed: None,
             y: rows_mut(y),
         };
         convolve.launch(args, None)

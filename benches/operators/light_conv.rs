@@ -71,6 +71,7 @@ pub(crate) fn measure_fused(
                 weight: elements(&weight),
                 bias: None,
                 history: None,
+                seed: None,
                 y: rows(y),
             })
         });
@@ -88,6 +89,7 @@ pub(crate) fn measure_fused(
                 weight: elements(&weight),
                 bias: None,
                 history: None,
+                seed: None,
                 y: rows_mut(y),
             })
         });

@@ -37,6 +37,7 @@ mod span_conv;
 #[path = "../../examples/race/stopwatch.rs"]
 mod stopwatch;
 mod support;
+mod training;
 mod unfused;
 
 use std::time::Duration;
@@ -71,6 +72,8 @@ fn main() -> lightspan::Result<()> {
     light_conv::large(&mut criterion, &device)?;
     dynamic_conv::by_width(&mut criterion, &device)?;
     linear::by_rows(&mut criterion, &device)?;
+    training::light_conv_by_width(&mut criterion, &device)?;
+    training::by_length(&mut criterion, &device)?;
     criterion.final_summary();
     Ok(())
 }

@@ -58,6 +58,7 @@ fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType
                     bias: None,
                     history: None,
                     value_history: None,
+                    seed: None,
                     y: rows(y),
                 };
                 operator.bind(args, scratch)
@@ -86,6 +87,7 @@ fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType
                 bias: None,
                 history: None,
                 value_history: None,
+                seed: None,
                 y: rows_mut(y),
             };
             let [key, logits] = &mut scratch;

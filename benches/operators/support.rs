@@ -129,7 +129,6 @@ impl<'a> Group<'a> {
 }
 
 /// Says that a line is not measured, and why.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(crate) fn left_out(line: &Line, why: impl Display) {
     eprintln!("left out: {line}: {why}");
 }

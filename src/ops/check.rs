@@ -104,8 +104,3 @@ pub(crate) fn planned_cuda<T>(call: &Tensor, plan: impl FnOnce(&cuda::Gpu) -> Re
 pub(crate) fn gradient(wanted: bool, shape: &[usize], dtype: DType, call: &Tensor) -> Result<Option<Tensor>> {
     wanted.then(|| Tensor::unwritten(shape, dtype, call.device())).transpose()
 }
-
-/// The error of a room that has no backward pass yet.
-pub(crate) fn no_backward(call: &Tensor) -> Error {
-    Error::Unavailable { backend: "the backward pass", reason: format!("{} has none", call.device()) }
-}

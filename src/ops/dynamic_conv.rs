@@ -175,6 +175,43 @@ enum Taps<'a> {
     Generated(&'a Tensor, &'a DynamicConvOptions<'a>),
 }
 
+impl<'a> Taps<'a> {
+    fn on_cpu(self) -> cpu::TapArgs<'a> {
+        match self {
+            Taps::Given(logits) => cpu::TapArgs::Given { logits: Rows::contiguous(logits.cpu()) },
+            Taps::Generated(weight, options) => cpu::TapArgs::Generated {
+                weight: weight.cpu(),
+                weight_bias: options.weight_bias.map(Tensor::cpu),
+                query: options.query.map(|query| Rows::contiguous(query.cpu())),
+            },
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    fn on_wgpu(self) -> wgpu::TapArgs<'a> {
+        match self {
+            Taps::Given(logits) => wgpu::TapArgs::Given { logits: wgpu::Rows::contiguous(logits.buffer()) },
+            Taps::Generated(weight, options) => wgpu::TapArgs::Generated {
+                weight: weight.buffer().into(),
+                weight_bias: options.weight_bias.map(|bias| bias.buffer().into()),
+                query: options.query.map(|query| wgpu::Rows::contiguous(query.buffer())),
+            },
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_cuda(self) -> cuda::TapArgs<'a> {
+        match self {
+            Taps::Given(logits) => cuda::TapArgs::Given { logits: cuda::Rows::contiguous(logits.on_cuda()) },
+            Taps::Generated(weight, options) => cuda::TapArgs::Generated {
+                weight: weight.on_cuda(),
+                weight_bias: options.weight_bias.map(Tensor::on_cuda),
+                query: options.query.map(|query| cuda::Rows::contiguous(query.on_cuda())),
+            },
+        }
+    }
+}
+
 /// An error where the device cannot do what the problem asks of it.
 #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
 fn planned(x: &Tensor, problem: DynamicConvProblem) -> Result<()> {
@@ -195,20 +232,13 @@ fn launch(
     match x.device().room() {
         Room::Cpu(scratch) => {
             let operator = cpu::DynamicConv::new(*problem);
-            let taps = match taps {
-                Taps::Given(logits) => cpu::TapArgs::Given { logits: Rows::contiguous(logits.cpu()) },
-                Taps::Generated(weight, options) => cpu::TapArgs::Generated {
-                    weight: weight.cpu(),
-                    weight_bias: options.weight_bias.map(Tensor::cpu),
-                    query: options.query.map(|query| Rows::contiguous(query.cpu())),
-                },
-            };
             let args = cpu::DynamicConvArgs {
                 sequences,
                 x: Rows::contiguous(x.cpu()),
-                taps,
+                taps: taps.on_cpu(),
                 bias: options.bias.map(Tensor::cpu),
                 history: options.history.map(Tensor::cpu),
+                seed: options.dropout.map(Dropout::seed),
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
@@ -216,22 +246,13 @@ fn launch(
         #[cfg(feature = "wgpu")]
         Room::Wgpu(gpu) => {
             let operator = wgpu::DynamicConv::new(gpu, *problem)?;
-            let taps = match taps {
-                Taps::Given(logits) => {
-                    wgpu::TapArgs::Given { logits: wgpu::Rows::contiguous(logits.buffer()) }
-                }
-                Taps::Generated(weight, options) => wgpu::TapArgs::Generated {
-                    weight: weight.buffer().into(),
-                    weight_bias: options.weight_bias.map(|bias| bias.buffer().into()),
-                    query: options.query.map(|query| wgpu::Rows::contiguous(query.buffer())),
-                },
-            };
             let args = wgpu::DynamicConvArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: wgpu::Rows::contiguous(x.buffer()),
-                taps,
+                taps: taps.on_wgpu(),
                 bias: options.bias.map(|bias| bias.buffer().into()),
                 history: options.history.map(|history| history.buffer().into()),
+                seed: options.dropout.map(Dropout::seed),
                 y: wgpu::Rows::contiguous(y.buffer()),
             };
             gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.bind(args, scratch))
@@ -239,22 +260,13 @@ fn launch(
         #[cfg(feature = "cuda")]
         Room::Cuda(gpu) => {
             let operator = cuda::DynamicConv::new(gpu, *problem)?;
-            let taps = match taps {
-                Taps::Given(logits) => {
-                    cuda::TapArgs::Given { logits: cuda::Rows::contiguous(logits.on_cuda()) }
-                }
-                Taps::Generated(weight, options) => cuda::TapArgs::Generated {
-                    weight: weight.on_cuda(),
-                    weight_bias: options.weight_bias.map(Tensor::on_cuda),
-                    query: options.query.map(|query| cuda::Rows::contiguous(query.on_cuda())),
-                },
-            };
             let args = cuda::DynamicConvArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: cuda::Rows::contiguous(x.on_cuda()),
-                taps,
+                taps: taps.on_cuda(),
                 bias: options.bias.map(Tensor::on_cuda),
                 history: options.history.map(Tensor::on_cuda),
+                seed: options.dropout.map(Dropout::seed),
                 y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
             };
             gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))

@@ -134,6 +134,7 @@ fn launch(
                 weight: weight.cpu(),
                 bias: options.bias.map(Tensor::cpu),
                 history: options.history.map(Tensor::cpu),
+                seed: options.dropout.map(Dropout::seed),
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
@@ -147,6 +148,7 @@ fn launch(
                 weight: weight.buffer().into(),
                 bias: options.bias.map(|bias| bias.buffer().into()),
                 history: options.history.map(|history| history.buffer().into()),
+                seed: options.dropout.map(Dropout::seed),
                 y: wgpu::Rows::contiguous(y.buffer()),
             };
             gpu.run([0, 0], |_| operator.bind(args))
@@ -158,6 +160,7 @@ fn launch(
             weight: weight.on_cuda(),
             bias: options.bias.map(Tensor::on_cuda),
             history: options.history.map(Tensor::on_cuda),
+            seed: options.dropout.map(Dropout::seed),
             y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
         }),
     }

@@ -170,6 +170,7 @@ fn launch(
                 bias: options.bias.map(Tensor::cpu),
                 history: options.history.map(|history| history.x.cpu()),
                 value_history: options.history.map(|history| history.value.cpu()),
+                seed: options.dropout.map(Dropout::seed),
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
@@ -190,6 +191,7 @@ fn launch(
                 bias: options.bias.map(|bias| bias.buffer().into()),
                 history: options.history.map(|history| history.x.buffer().into()),
                 value_history: options.history.map(|history| history.value.buffer().into()),
+                seed: options.dropout.map(Dropout::seed),
                 y: wgpu::Rows::contiguous(y.buffer()),
             };
             gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
@@ -210,6 +212,7 @@ fn launch(
                 bias: options.bias.map(Tensor::on_cuda),
                 history: options.history.map(|history| history.x.on_cuda()),
                 value_history: options.history.map(|history| history.value.on_cuda()),
+                seed: options.dropout.map(Dropout::seed),
                 y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
             };
             gpu.with_scratch(operator.scratch_len(), |scratch| operator.launch(args, scratch))

@@ -158,6 +158,11 @@ impl Convolution {
         if self.history { Err(Error::HistoryBackward) } else { Ok(()) }
     }
 
+    /// The convolution along which gradients flow back from y to x: the mirrored window, without a bias.
+    pub(crate) const fn mirrored(self) -> Convolution {
+        Convolution { window: self.window.mirrored(), bias: false, ..self }
+    }
+
     /// Tokens of a sequence from before this call that the window can still see.
     pub(crate) fn past(&self, sequence: Sequence) -> usize {
         if self.history { sequence.past.min(self.window.reach()) } else { 0 }

@@ -76,7 +76,7 @@ pub(crate) fn undropped(
         Some(dropout) if dropout.keeps(token as u64, h, tap) => {
             gradient.scaled(f64::from(dropout.rate().scale()))
         }
-        Some(_) => gradient.scaled(0.0),
+        Some(_) => Sum::default(),
     };
     in_range.zip(gradients).map(undrop).collect()
 }

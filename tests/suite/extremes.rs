@@ -1,10 +1,13 @@
 //! Sizes at the ends of what a problem allows: right, and at a price that goes with the tokens that there are.
 
-use lightspan::problem::{DynamicConvProblem, LightConvProblem, SpanConvProblem};
-use lightspan::{DType, Normalize, Sequences, Window, cpu};
+use lightspan::problem::{
+    DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, LightConvBackwardProblem,
+    LightConvProblem, LightConvWanted, SpanConvBackwardProblem, SpanConvProblem, SpanConvWanted,
+};
+use lightspan::{DType, Device, Dropout, Normalize, Result, Sequences, Tensor, Window, cpu};
 
 use crate::dynamic_conv::Generator;
-use crate::support::ConvCase;
+use crate::support::{ConvCase, Expected, Selection, assert_admitted};
 use crate::{dynamic_conv, light_conv, span_conv};
 
 fn case(window: Window) -> ConvCase {
@@ -30,6 +33,42 @@ fn check(case: &ConvCase) {
     span_conv::check(case, 3).unwrap();
 }
 
+/// The gradients of every convolution on the CPU against the reference, with and without dropout.
+fn check_gradients(case: &ConvCase) {
+    let check = |expected: Vec<Expected>, found: Result<Vec<Option<Tensor>>>| {
+        for (expected, found) in expected.iter().zip(found.unwrap()) {
+            assert_eq!(expected.wanted, found.is_some(), "{}", expected.name);
+            if let Some(found) = found {
+                assert_admitted(&expected.estimates, &found).expect(expected.name);
+            }
+        }
+    };
+    let device = Device::cpu();
+    for dropout in [None, Some(Dropout::new(0.5, 3).unwrap())] {
+        let case = ConvCase { dropout, ..case.clone() };
+        let light = light_conv::backward::Backward::draw(&case, Selection::ALL);
+        check(light.expected(), light.run(&device));
+        let dynamic = dynamic_conv::backward::Backward::draw(&case, Generator::Given, Selection::ALL);
+        check(dynamic.expected(), dynamic.run(&device));
+        let span = span_conv::backward::Backward::draw(&case, 3, Selection::ALL);
+        check(span.expected(), span.run(&device));
+    }
+}
+
+/// The scratch of the gradients of light and dynamic convolution.
+fn gradients_scratch(case: &ConvCase) -> [usize; 3] {
+    let conv = case.convolution();
+    let light = LightConvBackwardProblem::new(LightConvProblem::new(conv), LightConvWanted::ALL);
+    let dynamic = DynamicConvProblem::given(conv).unwrap();
+    let dynamic = DynamicConvBackwardProblem::new(dynamic, DynamicConvWanted::ALL);
+    let span = SpanConvBackwardProblem::new(SpanConvProblem::new(1, conv).unwrap(), SpanConvWanted::ALL);
+    [
+        cpu::LightConvBackward::new(light.unwrap()).scratch_len(),
+        cpu::DynamicConvBackward::new(dynamic.unwrap()).scratch_len(),
+        cpu::SpanConvBackward::new(span.unwrap()).scratch_len(),
+    ]
+}
+
 /// Fails where a thread asks for more than tens of megabytes of scratch.
 fn assert_little_scratch(case: &ConvCase) {
     let conv = case.convolution();
@@ -53,6 +92,11 @@ fn a_window_far_wider_than_its_sequence() {
         let case = ConvCase { normalize, ..case(window.unwrap()) };
         assert_little_scratch(&case);
         check(&case);
+        // The taps of all tokens, and their gradients, are as many numbers as the logits.
+        for numbers in gradients_scratch(&case) {
+            assert!(numbers / rayon::current_num_threads() < 20_000_000, "{numbers} numbers of scratch");
+        }
+        check_gradients(&case);
     }
 }
 
@@ -64,8 +108,11 @@ fn a_dilation_far_longer_than_its_sequence() {
             let case = ConvCase { normalize, ..case(window) };
             assert_little_scratch(&case);
             check(&case);
+            check_gradients(&case);
         }
     }
+    // One tap, whose dilation is past all memory.
+    check_gradients(&case(Window::new(1, usize::MAX, 0).unwrap()));
 }
 
 #[test]
@@ -83,8 +130,9 @@ fn a_past_far_longer_than_the_reach() {
 fn one_channel_and_heads_of_awkward_size() {
     for (heads, head_channels) in [(1, 1), (1, 131), (3, 131)] {
         let sequences = Sequences::padded(30, &[30, 1, 0, 17]).unwrap();
-        let case = case(Window::same(9).unwrap());
-        check(&ConvCase { sequences, heads, head_channels, ..case });
+        let case = ConvCase { sequences, heads, head_channels, ..case(Window::same(9).unwrap()) };
+        check(&case);
+        check_gradients(&case);
     }
 }
 
@@ -101,5 +149,6 @@ fn a_window_past_all_memory() {
         assert!(cpu::DynamicConv::new(problem).scratch_len() > 1 << 58);
         assert!(cpu::SpanConv::new(SpanConvProblem::new(1, conv).unwrap()).scratch_len() > 1 << 58);
         assert!(problem.flops() > 1 << 58);
+        assert!(gradients_scratch(&case).iter().all(|&numbers| numbers > 1 << 58));
     }
 }

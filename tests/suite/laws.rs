@@ -1,6 +1,7 @@
 //! What must hold whatever the reference says.
 
 mod backward;
+mod not_finite;
 
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::collection::vec;

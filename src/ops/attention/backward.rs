@@ -1,7 +1,12 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::attention::{AttentionOptions, describe};
 use crate::ops::check;
 use crate::problem::{AttentionBackwardProblem, AttentionKind, AttentionWanted};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Result, Sequences, Tensor};
 
 /// The gradients of an [`attention`](crate::ops::attention): those that are wanted.
@@ -34,7 +39,7 @@ pub struct AttentionBackwardTensors<'a> {
 ///
 /// For each head, with p the weights, computed again from q and k: dv = p^T dy, ds\[i, n\] = p\[i, n\] (dy\[i\] v\[n\] - dy\[i\]
 /// y\[i\]), dq = scale ds k, dk = scale ds^T q (Dao et al. 2022, appendix B). Only what is `wanted` is computed; fused, no more
-/// than two numbers for each query and head are kept in memory. The same call gives the same bits each time on one device.
+/// than three numbers for each query and head are kept in memory. The same call gives the same bits each time on one device.
 ///
 /// # Errors
 ///
@@ -50,6 +55,10 @@ pub fn attention_backward(
     let problem = AttentionBackwardProblem::new(forward, *wanted);
     check::operand("y", y, q, q.dtype(), q.shape())?;
     check::operand("dy", dy, q, q.dtype(), q.shape())?;
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(q, |gpu| wgpu::AttentionBackward::new(gpu, problem, options.kind))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(q, |gpu| cuda::AttentionBackward::new(gpu, problem, options.kind))?;
     let mut gradients = AttentionGradients {
         q: check::gradient(wanted.q, q.shape(), q.dtype(), q)?,
         k: check::gradient(wanted.k, k.shape(), q.dtype(), q)?,
@@ -60,17 +69,64 @@ pub fn attention_backward(
 }
 
 fn launch(
-    _problem: &AttentionBackwardProblem,
-    _kind: AttentionKind,
-    [_queries, _keys]: [&Sequences; 2],
+    problem: &AttentionBackwardProblem,
+    kind: AttentionKind,
+    [queries, keys]: [&Sequences; 2],
     tensors: &AttentionBackwardTensors<'_>,
-    _gradients: &mut AttentionGradients,
+    gradients: &mut AttentionGradients,
 ) -> Result<()> {
     match tensors.q.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(tensors.q)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::AttentionBackward::new(*problem, kind);
+            let args = cpu::AttentionBackwardArgs {
+                queries,
+                keys,
+                q: Rows::contiguous(tensors.q.cpu()),
+                k: Rows::contiguous(tensors.k.cpu()),
+                v: Rows::contiguous(tensors.v.cpu()),
+                y: Rows::contiguous(tensors.y.cpu()),
+                dy: Rows::contiguous(tensors.dy.cpu()),
+                dq: gradients.q.as_mut().map(|dq| RowsMut::contiguous(dq.cpu_mut())),
+                dk: gradients.k.as_mut().map(|dk| RowsMut::contiguous(dk.cpu_mut())),
+                dv: gradients.v.as_mut().map(|dv| RowsMut::contiguous(dv.cpu_mut())),
+            };
+            scratch.with(operator.scratch_len(queries, keys), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(tensors.q)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::AttentionBackward::new(gpu, *problem, kind)?;
+            let (queries, keys) = (gpu.sequences(queries)?, gpu.sequences(keys)?);
+            let args = wgpu::AttentionBackwardArgs {
+                queries: &queries,
+                keys: &keys,
+                q: wgpu::Rows::contiguous(tensors.q.buffer()),
+                k: wgpu::Rows::contiguous(tensors.k.buffer()),
+                v: wgpu::Rows::contiguous(tensors.v.buffer()),
+                y: wgpu::Rows::contiguous(tensors.y.buffer()),
+                dy: wgpu::Rows::contiguous(tensors.dy.buffer()),
+                dq: gradients.q.as_ref().map(|dq| wgpu::Rows::contiguous(dq.buffer())),
+                dk: gradients.k.as_ref().map(|dk| wgpu::Rows::contiguous(dk.buffer())),
+                dv: gradients.v.as_ref().map(|dv| wgpu::Rows::contiguous(dv.buffer())),
+            };
+            gpu.run([operator.scratch_len(&keys), 0], |[scratch, _]| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(tensors.q)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::AttentionBackward::new(gpu, *problem, kind)?;
+            let (queries, keys) = (gpu.sequences(queries)?, gpu.sequences(keys)?);
+            let args = cuda::AttentionBackwardArgs {
+                queries: &queries,
+                keys: &keys,
+                q: cuda::Rows::contiguous(tensors.q.on_cuda()),
+                k: cuda::Rows::contiguous(tensors.k.on_cuda()),
+                v: cuda::Rows::contiguous(tensors.v.on_cuda()),
+                y: cuda::Rows::contiguous(tensors.y.on_cuda()),
+                dy: cuda::Rows::contiguous(tensors.dy.on_cuda()),
+                dq: gradients.q.as_mut().map(|dq| cuda::RowsMut::contiguous(dq.on_cuda_mut())),
+                dk: gradients.k.as_mut().map(|dk| cuda::RowsMut::contiguous(dk.on_cuda_mut())),
+                dv: gradients.v.as_mut().map(|dv| cuda::RowsMut::contiguous(dv.on_cuda_mut())),
+            };
+            gpu.with_scratch([operator.scratch_len(&keys), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

@@ -1,9 +1,14 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::dynamic_conv::{DynamicConvOptions, Taps, describe, describe_given};
 use crate::ops::light_conv::ConvOptions;
 use crate::problem::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted};
-use crate::{Result, Sequences, Tensor, Window};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
+use crate::{Dropout, Result, Sequences, Tensor, Window};
 
 /// The gradients of a [`dynamic_conv`](crate::ops::dynamic_conv) or
 /// [`dynamic_conv_given`](crate::ops::dynamic_conv_given): those that are wanted, of the inputs that there are.
@@ -81,6 +86,10 @@ fn backward(
         Taps::Generated(weight, options) => (weight, options.query),
     };
     let query = query.filter(|_| wanted.query);
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::DynamicConvBackward::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::DynamicConvBackward::new(gpu, problem))?;
     let mut gradients = DynamicConvGradients {
         x: check::gradient(wanted.x, x.shape(), x.dtype(), x)?,
         logits: check::gradient(wanted.logits, source.shape(), dtype, x)?,
@@ -94,19 +103,70 @@ fn backward(
 }
 
 fn launch(
-    _problem: &DynamicConvBackwardProblem,
-    _sequences: &Sequences,
+    problem: &DynamicConvBackwardProblem,
+    sequences: &Sequences,
     x: &Tensor,
-    _taps: Taps<'_>,
-    _dy: &Tensor,
-    _options: &ConvOptions<'_>,
-    _gradients: &mut DynamicConvGradients,
+    taps: Taps<'_>,
+    dy: &Tensor,
+    options: &ConvOptions<'_>,
+    gradients: &mut DynamicConvGradients,
 ) -> Result<()> {
+    let seed = options.dropout.map(Dropout::seed);
     match x.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(x)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::DynamicConvBackward::new(*problem);
+            let args = cpu::DynamicConvBackwardArgs {
+                sequences,
+                x: Rows::contiguous(x.cpu()),
+                taps: taps.on_cpu(),
+                seed,
+                dy: Rows::contiguous(dy.cpu()),
+                dx: gradients.x.as_mut().map(|dx| RowsMut::contiguous(dx.cpu_mut())),
+                dlogits: gradients.logits.as_mut().map(|dlogits| RowsMut::contiguous(dlogits.cpu_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::cpu_mut),
+                dweight_bias: gradients.weight_bias.as_mut().map(Tensor::cpu_mut),
+                dquery: gradients.query.as_mut().map(|dquery| RowsMut::contiguous(dquery.cpu_mut())),
+                dbias: gradients.bias.as_mut().map(Tensor::cpu_mut),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(x)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::DynamicConvBackward::new(gpu, *problem)?;
+            let DynamicConvGradients { x: dx, logits, weight, weight_bias, query, bias } = gradients;
+            let args = wgpu::DynamicConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(x.buffer()),
+                taps: taps.on_wgpu(),
+                seed,
+                dy: wgpu::Rows::contiguous(dy.buffer()),
+                dx: dx.as_ref().map(|dx| wgpu::Rows::contiguous(dx.buffer())),
+                dlogits: logits.as_ref().map(|logits| wgpu::Rows::contiguous(logits.buffer())),
+                dweight: weight.as_ref().map(|weight| weight.buffer().into()),
+                dweight_bias: weight_bias.as_ref().map(|bias| bias.buffer().into()),
+                dquery: query.as_ref().map(|query| wgpu::Rows::contiguous(query.buffer())),
+                dbias: bias.as_ref().map(|bias| bias.buffer().into()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(x)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::DynamicConvBackward::new(gpu, *problem)?;
+            let DynamicConvGradients { x: dx, logits, weight, weight_bias, query, bias } = gradients;
+            let args = cuda::DynamicConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(x.on_cuda()),
+                taps: taps.on_cuda(),
+                seed,
+                dy: cuda::Rows::contiguous(dy.on_cuda()),
+                dx: dx.as_mut().map(|dx| cuda::RowsMut::contiguous(dx.on_cuda_mut())),
+                dlogits: logits.as_mut().map(|logits| cuda::RowsMut::contiguous(logits.on_cuda_mut())),
+                dweight: weight.as_mut().map(Tensor::on_cuda_mut),
+                dweight_bias: weight_bias.as_mut().map(Tensor::on_cuda_mut),
+                dquery: query.as_mut().map(|query| cuda::RowsMut::contiguous(query.on_cuda_mut())),
+                dbias: bias.as_mut().map(Tensor::on_cuda_mut),
+            };
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

@@ -1,8 +1,13 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::light_conv::{ConvOptions, describe};
 use crate::problem::{LightConvBackwardProblem, LightConvWanted};
-use crate::{Result, Sequences, Tensor, Window};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
+use crate::{Dropout, Result, Sequences, Tensor, Window};
 
 /// The gradients of a [`light_conv`](crate::ops::light_conv): those that are wanted, of the inputs that there are.
 #[derive(Debug, Default)]
@@ -38,6 +43,10 @@ pub fn light_conv_backward(
     let problem = LightConvBackwardProblem::new(forward, *wanted)?;
     check::operand("dy", dy, x, x.dtype(), x.shape())?;
     let (wanted, dtype) = (problem.wanted(), problem.parameters());
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::LightConvBackward::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::LightConvBackward::new(gpu, problem))?;
     let mut gradients = LightConvGradients {
         x: check::gradient(wanted.x, x.shape(), x.dtype(), x)?,
         weight: check::gradient(wanted.weight, weight.shape(), dtype, x)?,
@@ -48,19 +57,60 @@ pub fn light_conv_backward(
 }
 
 fn launch(
-    _problem: &LightConvBackwardProblem,
-    _sequences: &Sequences,
+    problem: &LightConvBackwardProblem,
+    sequences: &Sequences,
     x: &Tensor,
-    _weight: &Tensor,
-    _dy: &Tensor,
-    _options: &ConvOptions<'_>,
-    _gradients: &mut LightConvGradients,
+    weight: &Tensor,
+    dy: &Tensor,
+    options: &ConvOptions<'_>,
+    gradients: &mut LightConvGradients,
 ) -> Result<()> {
+    let seed = options.dropout.map(Dropout::seed);
     match x.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(x)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::LightConvBackward::new(*problem);
+            let args = cpu::LightConvBackwardArgs {
+                sequences,
+                x: Rows::contiguous(x.cpu()),
+                weight: weight.cpu(),
+                seed,
+                dy: Rows::contiguous(dy.cpu()),
+                dx: gradients.x.as_mut().map(|dx| RowsMut::contiguous(dx.cpu_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::cpu_mut),
+                dbias: gradients.bias.as_mut().map(Tensor::cpu_mut),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(x)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::LightConvBackward::new(gpu, *problem)?;
+            let LightConvGradients { x: dx, weight: dweight, bias: dbias } = gradients;
+            let args = wgpu::LightConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(x.buffer()),
+                weight: weight.buffer().into(),
+                seed,
+                dy: wgpu::Rows::contiguous(dy.buffer()),
+                dx: dx.as_ref().map(|dx| wgpu::Rows::contiguous(dx.buffer())),
+                dweight: dweight.as_ref().map(|dweight| dweight.buffer().into()),
+                dbias: dbias.as_ref().map(|dbias| dbias.buffer().into()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(x)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::LightConvBackward::new(gpu, *problem)?;
+            let args = cuda::LightConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(x.on_cuda()),
+                weight: weight.on_cuda(),
+                seed,
+                dy: cuda::Rows::contiguous(dy.on_cuda()),
+                dx: gradients.x.as_mut().map(|dx| cuda::RowsMut::contiguous(dx.on_cuda_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::on_cuda_mut),
+                dbias: gradients.bias.as_mut().map(Tensor::on_cuda_mut),
+            };
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

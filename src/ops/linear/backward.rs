@@ -1,7 +1,12 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::linear::{LinearOptions, describe, output_shape};
 use crate::problem::{LinearBackwardProblem, LinearWanted};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Error, Result, Tensor};
 
 /// The gradients of a [`linear`](crate::ops::linear): those that are wanted, of the inputs that there are.
@@ -42,6 +47,10 @@ pub fn linear_backward(
     check::optional("y", y, x, x.dtype(), &shape)?;
     check::operand("dy", dy, x, x.dtype(), &shape)?;
     let (wanted, dtype) = (problem.wanted(), problem.parameters());
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::LinearBackward::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::LinearBackward::new(gpu, problem))?;
     let mut gradients = LinearGradients {
         x: check::gradient(wanted.x, x.shape(), x.dtype(), x)?,
         weight: check::gradient(wanted.weight, weight.shape(), dtype, x)?,
@@ -52,18 +61,54 @@ pub fn linear_backward(
 }
 
 fn launch(
-    _problem: &LinearBackwardProblem,
+    problem: &LinearBackwardProblem,
     x: &Tensor,
-    _weight: &Tensor,
-    _y: Option<&Tensor>,
-    _dy: &Tensor,
-    _gradients: &mut LinearGradients,
+    weight: &Tensor,
+    y: Option<&Tensor>,
+    dy: &Tensor,
+    gradients: &mut LinearGradients,
 ) -> Result<()> {
     match x.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(x)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::LinearBackward::new(*problem);
+            let args = cpu::LinearBackwardArgs {
+                x: Rows::contiguous(x.cpu()),
+                weight: weight.cpu(),
+                y: y.map(|y| Rows::contiguous(y.cpu())),
+                dy: Rows::contiguous(dy.cpu()),
+                dx: gradients.x.as_mut().map(|dx| RowsMut::contiguous(dx.cpu_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::cpu_mut),
+                dbias: gradients.bias.as_mut().map(Tensor::cpu_mut),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(x)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::LinearBackward::new(gpu, *problem)?;
+            let args = wgpu::LinearBackwardArgs {
+                x: wgpu::Rows::contiguous(x.buffer()),
+                weight: weight.buffer().into(),
+                y: y.map(|y| wgpu::Rows::contiguous(y.buffer())),
+                dy: wgpu::Rows::contiguous(dy.buffer()),
+                dx: gradients.x.as_ref().map(|dx| wgpu::Rows::contiguous(dx.buffer())),
+                dweight: gradients.weight.as_ref().map(|dweight| dweight.buffer().into()),
+                dbias: gradients.bias.as_ref().map(|dbias| dbias.buffer().into()),
+            };
+            gpu.run([operator.scratch_len(), 0], |[scratch, _]| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(x)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::LinearBackward::new(gpu, *problem)?;
+            let args = cuda::LinearBackwardArgs {
+                x: cuda::Rows::contiguous(x.on_cuda()),
+                weight: weight.on_cuda(),
+                y: y.map(|y| cuda::Rows::contiguous(y.on_cuda())),
+                dy: cuda::Rows::contiguous(dy.on_cuda()),
+                dx: gradients.x.as_mut().map(|dx| cuda::RowsMut::contiguous(dx.on_cuda_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::on_cuda_mut),
+                dbias: gradients.bias.as_mut().map(Tensor::on_cuda_mut),
+            };
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

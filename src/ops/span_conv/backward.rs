@@ -1,8 +1,13 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::span_conv::{SpanConvOptions, SpanConvTensors, describe};
 use crate::problem::{SpanConvBackwardProblem, SpanConvWanted};
-use crate::{Result, Sequences, Tensor, Window};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
+use crate::{Dropout, Result, Sequences, Tensor, Window};
 
 /// The gradients of a [`span_conv`](crate::ops::span_conv): those that are wanted, of the inputs that there are.
 #[derive(Debug, Default)]
@@ -51,6 +56,10 @@ pub fn span_conv_backward(
     check::operand("dy", dy, x, x.dtype(), value.shape())?;
     let (key, conv, dtype) = (problem.key().wanted(), problem.conv().wanted(), problem.key().parameters());
     let outputs = forward.key().outputs();
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::SpanConvBackward::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::SpanConvBackward::new(gpu, problem))?;
     let mut gradients = SpanConvGradients {
         x: check::gradient(key.x, x.shape(), x.dtype(), x)?,
         query: check::gradient(key.query, query.shape(), x.dtype(), x)?,
@@ -67,18 +76,100 @@ pub fn span_conv_backward(
 }
 
 fn launch(
-    _problem: &SpanConvBackwardProblem,
-    _sequences: &Sequences,
+    problem: &SpanConvBackwardProblem,
+    sequences: &Sequences,
     tensors: &SpanConvTensors<'_>,
-    _dy: &Tensor,
-    _options: &SpanConvOptions<'_>,
-    _gradients: &mut SpanConvGradients,
+    dy: &Tensor,
+    options: &SpanConvOptions<'_>,
+    gradients: &mut SpanConvGradients,
 ) -> Result<()> {
+    let seed = options.dropout.map(Dropout::seed);
     match tensors.x.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(tensors.x)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::SpanConvBackward::new(*problem);
+            let args = cpu::SpanConvBackwardArgs {
+                sequences,
+                x: Rows::contiguous(tensors.x.cpu()),
+                query: Rows::contiguous(tensors.query.cpu()),
+                value: Rows::contiguous(tensors.value.cpu()),
+                depthwise: tensors.depthwise.cpu(),
+                pointwise: tensors.pointwise.cpu(),
+                key_bias: options.key_bias.map(Tensor::cpu),
+                weight: tensors.weight.cpu(),
+                weight_bias: options.weight_bias.map(Tensor::cpu),
+                seed,
+                dy: Rows::contiguous(dy.cpu()),
+                dx: gradients.x.as_mut().map(|dx| RowsMut::contiguous(dx.cpu_mut())),
+                dquery: gradients.query.as_mut().map(|dquery| RowsMut::contiguous(dquery.cpu_mut())),
+                ddepthwise: gradients.depthwise.as_mut().map(Tensor::cpu_mut),
+                dpointwise: gradients.pointwise.as_mut().map(Tensor::cpu_mut),
+                dkey_bias: gradients.key_bias.as_mut().map(Tensor::cpu_mut),
+                dvalue: gradients.value.as_mut().map(|dvalue| RowsMut::contiguous(dvalue.cpu_mut())),
+                dweight: gradients.weight.as_mut().map(Tensor::cpu_mut),
+                dweight_bias: gradients.weight_bias.as_mut().map(Tensor::cpu_mut),
+                dbias: gradients.bias.as_mut().map(Tensor::cpu_mut),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(tensors.x)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::SpanConvBackward::new(gpu, *problem)?;
+            let args = wgpu::SpanConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(tensors.x.buffer()),
+                query: wgpu::Rows::contiguous(tensors.query.buffer()),
+                value: wgpu::Rows::contiguous(tensors.value.buffer()),
+                depthwise: tensors.depthwise.buffer().into(),
+                pointwise: tensors.pointwise.buffer().into(),
+                key_bias: options.key_bias.map(|bias| bias.buffer().into()),
+                weight: tensors.weight.buffer().into(),
+                weight_bias: options.weight_bias.map(|bias| bias.buffer().into()),
+                seed,
+                dy: wgpu::Rows::contiguous(dy.buffer()),
+                dx: gradients.x.as_ref().map(|dx| wgpu::Rows::contiguous(dx.buffer())),
+                dquery: gradients.query.as_ref().map(|dquery| wgpu::Rows::contiguous(dquery.buffer())),
+                ddepthwise: gradients.depthwise.as_ref().map(|depthwise| depthwise.buffer().into()),
+                dpointwise: gradients.pointwise.as_ref().map(|pointwise| pointwise.buffer().into()),
+                dkey_bias: gradients.key_bias.as_ref().map(|bias| bias.buffer().into()),
+                dvalue: gradients.value.as_ref().map(|dvalue| wgpu::Rows::contiguous(dvalue.buffer())),
+                dweight: gradients.weight.as_ref().map(|weight| weight.buffer().into()),
+                dweight_bias: gradients.weight_bias.as_ref().map(|bias| bias.buffer().into()),
+                dbias: gradients.bias.as_ref().map(|bias| bias.buffer().into()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(tensors.x)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::SpanConvBackward::new(gpu, *problem)?;
+            fn rows(tensor: &mut Option<Tensor>) -> Option<cuda::RowsMut<'_>> {
+                tensor.as_mut().map(|tensor| cuda::RowsMut::contiguous(tensor.on_cuda_mut()))
+            }
+            fn elements(tensor: &mut Option<Tensor>) -> Option<cuda::ElementsMut<'_>> {
+                tensor.as_mut().map(Tensor::on_cuda_mut)
+            }
+            let args = cuda::SpanConvBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: cuda::Rows::contiguous(tensors.x.on_cuda()),
+                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
+                value: cuda::Rows::contiguous(tensors.value.on_cuda()),
+                depthwise: tensors.depthwise.on_cuda(),
+                pointwise: tensors.pointwise.on_cuda(),
+                key_bias: options.key_bias.map(Tensor::on_cuda),
+                weight: tensors.weight.on_cuda(),
+                weight_bias: options.weight_bias.map(Tensor::on_cuda),
+                seed,
+                dy: cuda::Rows::contiguous(dy.on_cuda()),
+                dx: rows(&mut gradients.x),
+                dquery: rows(&mut gradients.query),
+                ddepthwise: elements(&mut gradients.depthwise),
+                dpointwise: elements(&mut gradients.pointwise),
+                dkey_bias: elements(&mut gradients.key_bias),
+                dvalue: rows(&mut gradients.value),
+                dweight: elements(&mut gradients.weight),
+                dweight_bias: elements(&mut gradients.weight_bias),
+                dbias: elements(&mut gradients.bias),
+            };
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

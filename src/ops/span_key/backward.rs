@@ -1,7 +1,12 @@
+use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::ops::span_key::{SpanKeyOptions, SpanKeyTensors, describe};
 use crate::problem::{SpanKeyBackwardProblem, SpanKeyWanted};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Result, Sequences, Tensor, Window};
 
 /// The gradients of a [`span_key`](crate::ops::span_key): those that are wanted, of the inputs that there are.
@@ -41,6 +46,10 @@ pub fn span_key_backward(
     let SpanKeyTensors { x, query, depthwise, pointwise } = *tensors;
     check::operand("dz", dz, x, forward.output(), query.shape())?;
     let (wanted, dtype) = (problem.wanted(), problem.parameters());
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::SpanKeyBackward::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |gpu| cuda::SpanKeyBackward::new(gpu, problem))?;
     let mut gradients = SpanKeyGradients {
         x: check::gradient(wanted.x, x.shape(), x.dtype(), x)?,
         query: check::gradient(wanted.query, query.shape(), x.dtype(), x)?,
@@ -53,18 +62,73 @@ pub fn span_key_backward(
 }
 
 fn launch(
-    _problem: &SpanKeyBackwardProblem,
-    _sequences: &Sequences,
+    problem: &SpanKeyBackwardProblem,
+    sequences: &Sequences,
     tensors: &SpanKeyTensors<'_>,
-    _dz: &Tensor,
-    _options: &SpanKeyOptions<'_>,
-    _gradients: &mut SpanKeyGradients,
+    dz: &Tensor,
+    options: &SpanKeyOptions<'_>,
+    gradients: &mut SpanKeyGradients,
 ) -> Result<()> {
     match tensors.x.device().room() {
-        Room::Cpu(_) => Err(check::no_backward(tensors.x)),
+        Room::Cpu(scratch) => {
+            let operator = cpu::SpanKeyBackward::new(*problem);
+            let args = cpu::SpanKeyBackwardArgs {
+                sequences,
+                x: Rows::contiguous(tensors.x.cpu()),
+                query: Rows::contiguous(tensors.query.cpu()),
+                depthwise: tensors.depthwise.cpu(),
+                pointwise: tensors.pointwise.cpu(),
+                key_bias: options.key_bias.map(Tensor::cpu),
+                dz: Rows::contiguous(dz.cpu()),
+                dx: gradients.x.as_mut().map(|dx| RowsMut::contiguous(dx.cpu_mut())),
+                dquery: gradients.query.as_mut().map(|dquery| RowsMut::contiguous(dquery.cpu_mut())),
+                ddepthwise: gradients.depthwise.as_mut().map(Tensor::cpu_mut),
+                dpointwise: gradients.pointwise.as_mut().map(Tensor::cpu_mut),
+                dkey_bias: gradients.key_bias.as_mut().map(Tensor::cpu_mut),
+            };
+            scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
+        }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(check::no_backward(tensors.x)),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::SpanKeyBackward::new(gpu, *problem)?;
+            let args = wgpu::SpanKeyBackwardArgs {
+                sequences: &gpu.sequences(sequences)?,
+                x: wgpu::Rows::contiguous(tensors.x.buffer()),
+                query: wgpu::Rows::contiguous(tensors.query.buffer()),
+                depthwise: tensors.depthwise.buffer().into(),
+                pointwise: tensors.pointwise.buffer().into(),
+                key_bias: options.key_bias.map(|bias| bias.buffer().into()),
+                dz: wgpu::Rows::contiguous(dz.buffer()),
+                dx: gradients.x.as_ref().map(|dx| wgpu::Rows::contiguous(dx.buffer())),
+                dquery: gradients.query.as_ref().map(|dquery| wgpu::Rows::contiguous(dquery.buffer())),
+                ddepthwise: gradients.depthwise.as_ref().map(|ddepthwise| ddepthwise.buffer().into()),
+                dpointwise: gradients.pointwise.as_ref().map(|dpointwise| dpointwise.buffer().into()),
+                dkey_bias: gradients.key_bias.as_ref().map(|dkey_bias| dkey_bias.buffer().into()),
+            };
+            gpu.run(operator.scratch_len(), |scratch| operator.bind(args, scratch))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(check::no_backward(tensors.x)),
+        Room::Cuda(gpu) => {
+            let operator = cuda::SpanKeyBackward::new(gpu, *problem)?;
+            let sequences = gpu.sequences(sequences)?;
+            let args = cuda::SpanKeyBackwardArgs {
+                sequences: &sequences,
+                x: cuda::Rows::contiguous(tensors.x.on_cuda()),
+                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
+                depthwise: tensors.depthwise.on_cuda(),
+                pointwise: tensors.pointwise.on_cuda(),
+                key_bias: options.key_bias.map(Tensor::on_cuda),
+                dz: cuda::Rows::contiguous(dz.on_cuda()),
+                dx: gradients.x.as_mut().map(|dx| cuda::RowsMut::contiguous(dx.on_cuda_mut())),
+                dquery: gradients
+                    .query
+                    .as_mut()
+                    .map(|dquery| cuda::RowsMut::contiguous(dquery.on_cuda_mut())),
+                ddepthwise: gradients.depthwise.as_mut().map(Tensor::on_cuda_mut),
+                dpointwise: gradients.pointwise.as_mut().map(Tensor::on_cuda_mut),
+                dkey_bias: gradients.key_bias.as_mut().map(Tensor::on_cuda_mut),
+            };
+            gpu.with_scratch([operator.scratch_len(), 0], |[scratch, _]| operator.launch(args, scratch))
+        }
     }
 }

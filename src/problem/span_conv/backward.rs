@@ -2,6 +2,7 @@ use crate::DType;
 use crate::Result;
 use crate::problem::{
     DynamicConvBackwardProblem, DynamicConvWanted, SpanConvProblem, SpanKeyBackwardProblem, SpanKeyWanted,
+    count,
 };
 
 /// Which gradients of a span-based convolution are wanted: those of inputs that the call does not have are left out.
@@ -121,5 +122,41 @@ impl SpanConvBackwardProblem {
     pub fn flops(&self) -> u64 {
         let z = if self.needs_forward_key() { self.forward.key().flops() } else { 0 };
         z.saturating_add(self.key.flops()).saturating_add(self.conv.flops())
+    }
+    /// Bytes that must move: dy and what of the inputs is needed once, and each gradient that is wanted once. z and its
+    /// gradient need never reach memory.
+    pub fn bytes(&self) -> u64 {
+        let (key, conv) = (self.forward.key(), self.forward.conv().convolution());
+        let (of_key, of_conv) = (self.key.wanted(), self.conv.wanted());
+        let when = |wanted: bool, bytes: u64| if wanted { bytes } else { 0 };
+        let tokens = |channels: usize| count(&[conv.sequences().tokens(), channels, conv.dtype().size()]);
+        let (x, q) = (tokens(key.depthwise().channels()), tokens(conv.channels()));
+        let (depthwise, pointwise) = (
+            count(&[key.depthwise().channels(), conv.window().width()]),
+            count(&[key.outputs(), key.depthwise().channels()]),
+        );
+        let logits = self.forward.conv().logits();
+        let weight = count(&[logits, conv.channels()]);
+        let weight_bias = if self.forward.has_weight_bias() { logits as u64 } else { 0 };
+        let key_bias = if key.has_key_bias() { key.outputs() as u64 } else { 0 };
+        // To make z again, all that z is made of.
+        let made = (x + q, depthwise + pointwise + key_bias + weight + weight_bias);
+        let gradients = [
+            (of_key.depthwise, depthwise),
+            (of_key.pointwise, pointwise),
+            (of_key.key_bias, key_bias),
+            (of_conv.weight, weight),
+            (of_conv.weight_bias, weight_bias),
+            (of_conv.bias, conv.channels() as u64),
+        ];
+        let parameters: u64 = gradients.iter().map(|&(wanted, numbers)| when(wanted, numbers)).sum();
+        let taps = self.needs_forward_key();
+        when(taps, made.0 + made.1 * conv.parameters().size() as u64)
+            + when(taps || of_conv.bias, q)
+            + when(self.conv.needs_logits(), q)
+            + when(of_key.x, x)
+            + when(of_key.query, q)
+            + when(of_conv.x, q)
+            + parameters * self.key.parameters().size() as u64
     }
 }

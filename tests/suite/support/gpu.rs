@@ -154,10 +154,15 @@ impl Output {
         self.input.elements()
     }
 
+    /// What its buffer holds, rows and all.
+    pub fn bytes(&self) -> Vec<u8> {
+        read(&self.gpu, &self.input.buffer)
+    }
+
     /// Fails unless every number is within its bound, and everything around the rows has the bits that it had.
     pub fn check(&self, expected: &[Estimate]) -> Result<(), TestCaseError> {
         let slot = self.input.slot;
         assert_eq!(expected.len(), self.rows * slot.width, "numbers of the output");
-        slot.check(expected, self.dtype, &self.before, &read(&self.gpu, &self.input.buffer))
+        slot.check(expected, self.dtype, &self.before, &self.bytes())
     }
 }
