@@ -1,9 +1,10 @@
 //! Every operator beside a copy of its tokens, what people write without it, and attention.
 //!
 //! ```text
-//! cargo bench                                      everything, some ten minutes
+//! cargo bench                                      everything, which takes a while
 //! cargo bench -- light_conv_by_width               one group
 //! cargo bench -- 'by_length.*/1024$'               one length
+//! cargo bench -- training_by_length                both passes of every operator
 //! cargo bench -- --quick                           a rough answer
 //! ```
 //!

@@ -1,8 +1,9 @@
 //! The meaning of every operator: its formula in `f64` and plain loops.
 //!
-//! The backends are held to these numbers, each value within its bound. Every function computes one output token, and
-//! [`every_token`] all of them; nothing here is fast. Inputs are trusted to have the sizes that the problem names: the
-//! functions index them, and panic where they are shorter.
+//! The backends are held to these numbers, each value within its bound. Every function of a forward pass computes one output
+//! token, and [`every_token`] all of them; those of a backward pass compute all gradients of a call. Nothing here is fast.
+//! Inputs are trusted to be what the problem says: the functions panic where one is shorter, and where a history or the seed of
+//! a dropout is missing. The operators of the devices return errors.
 //!
 //! # The bound
 //!

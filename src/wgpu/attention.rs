@@ -105,15 +105,16 @@ impl Attention {
         match plan(problem, self.kind, &places, contents, self.gpu.limits())?.as_slice() {
             [] => {}
             [fused] => call.push(&self.gpu, fused, y, &[queries, keys, q, k, v])?,
-            [scores, softmax, values, ..] => {
+            [scores, softmax @ .., values] => {
                 // Where there is no key there are no scores.
                 if scratch_len > 0 {
                     call.push(&self.gpu, scores, scratch, &[queries, keys, q, k])?;
-                    call.push(&self.gpu, softmax, scratch, &[queries, keys])?;
+                    for softmax in softmax {
+                        call.push(&self.gpu, softmax, scratch, &[queries, keys])?;
+                    }
                 }
                 call.push(&self.gpu, values, y, &[queries, keys, scratch, v])?;
             }
-            [_, _] => unreachable!("attention is one dispatch or three"),
         }
         Ok(call)
     }
