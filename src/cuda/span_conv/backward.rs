@@ -13,7 +13,8 @@ use crate::{Result, Sequences};
 pub struct SpanConvBackward {
     gpu: Gpu,
     problem: SpanConvBackwardProblem,
-    forward: SpanKey,
+    /// What makes z again, where it is needed.
+    forward: Option<SpanKey>,
     key: SpanKeyBackward,
     conv: DynamicConvBackward,
 }
@@ -64,14 +65,15 @@ pub struct SpanConvBackwardArgs<'a> {
 }
 
 impl SpanConvBackward {
-    /// Plans the calls of both operators and loads their kernels.
+    /// Plans what the wanted gradients need of both operators and loads its kernels.
     ///
     /// # Errors
     ///
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: SpanConvBackwardProblem) -> Result<Self> {
-        let forward = SpanKey::new(gpu, *problem.forward().key())?;
+        let again = || SpanKey::new(gpu, *problem.forward().key());
+        let forward = problem.needs_forward_key().then(again).transpose()?;
         let key = SpanKeyBackward::new(gpu, *problem.key())?;
         let conv = DynamicConvBackward::new(gpu, *problem.conv())?;
         Ok(SpanConvBackward { gpu: gpu.clone(), problem, forward, key, conv })
@@ -93,22 +95,23 @@ impl SpanConvBackward {
         let tokens = key.depthwise().sequences().tokens() as u64;
         let len = tokens.saturating_mul(key.outputs() as u64).saturating_add(7) / 8 * 8;
         let of = |is: bool| if is { len } else { 0 };
-        [of(self.problem.needs_forward_key()), of(self.problem.needs_key())]
+        [of(self.forward.is_some()), of(self.problem.needs_key())]
     }
 
     fn own_scratch(&self) -> u64 {
         self.keys().into_iter().fold(0, u64::saturating_add)
     }
 
-    /// What a call reads and writes, as the plans of both operators predict it.
+    /// What a call reads and writes, as the plans of both operators predict it, that of z again among it: see
+    /// [`DynamicConvBackward::traffic`] and [`SpanKeyBackward::traffic`]. A key bias that is read is left out.
     ///
     /// # Errors
     ///
     /// [`Error::Sequences`](crate::Error::Sequences) for sequences of another shape than the problem's.
     pub fn traffic(&self, sequences: &Sequences) -> Result<Traffic> {
         let mut all = self.conv.traffic(sequences)? + self.key.traffic(sequences)?;
-        if self.problem.needs_forward_key() {
-            all = all + self.forward.traffic(sequences)?;
+        if let Some(forward) = &self.forward {
+            all = all + forward.traffic(sequences)?;
         }
         Ok(all)
     }
@@ -160,9 +163,9 @@ impl SpanConvBackward {
         let [z_len, _] = self.keys();
         let own = scratch.part(self.own_scratch(), 0);
 
-        if self.problem.needs_forward_key() {
+        if let Some(forward) = &self.forward {
             let inputs = SpanKeyInputs { sequences, x, query, depthwise, pointwise, key_bias, history: None };
-            self.forward.push(inputs, &scratch.part(0, outputs))?;
+            forward.push(inputs, &scratch.part(0, outputs))?;
         }
         let bound = BackwardBound {
             sequences: list,

@@ -5,6 +5,7 @@ mod dynamic_conv_backward;
 mod gradients;
 mod light_conv_backward;
 mod products_backward;
+mod span_conv_backward;
 
 use lightspan::cuda::{
     Attention, AttentionArgs, DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv,
@@ -55,7 +56,19 @@ fn another() -> Option<Device> {
 
 impl Bench {
     fn new() -> Option<Self> {
-        let (device, another) = (cuda_device()?, another()?);
+        Bench::on(cuda_device()?)
+    }
+
+    /// On the GPU, or an emulated device that no other test uses: its launches can be counted.
+    fn alone() -> Option<Self> {
+        let device = cuda_device()?;
+        #[cfg(feature = "emulator")]
+        let device = if device.cuda_gpu()?.is_emulated() { Device::cuda_emulated() } else { device };
+        Bench::on(device)
+    }
+
+    fn on(device: Device) -> Option<Self> {
+        let another = another()?;
         let gpu = device.cuda_gpu().unwrap().clone();
         let tensor = |dtype, device| Tensor::zeros(&[NUMBERS], dtype, device).unwrap();
         let [good, later, other] = sequences().map(|list| DeviceSequences::new(&gpu, &list).unwrap());
