@@ -4,6 +4,7 @@ pub mod dynamic_conv;
 mod dynamic_conv_backward;
 mod light_conv_backward;
 mod products_backward;
+mod span_conv_backward;
 
 use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{

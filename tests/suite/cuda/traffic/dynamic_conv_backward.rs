@@ -64,7 +64,7 @@ fn dynamic_conv_backward(
     assert_all_counted(&launches, predicted);
 }
 
-fn normalizes() -> impl Strategy<Value = Normalize> {
+pub fn normalizes() -> impl Strategy<Value = Normalize> {
     prop::sample::select(&[Normalize::None, Normalize::Softmax, Normalize::SoftmaxInRange][..])
 }
 
