@@ -148,7 +148,9 @@ fn check_span(
         unreachable!()
     };
     let operator = room::SpanConvBackward::new(gpu, backward.problem()).unwrap();
-    let mut scratch = scatter.scratch(operator.scratch_len());
+    // It may begin at any number, as all memory may.
+    let before = (case.seed % 4) as usize;
+    let mut scratch = scatter.scratch(operator.scratch_len() + before as u64);
     let args = room::SpanConvBackwardArgs {
         sequences: &DeviceSequences::new(gpu, &case.sequences).unwrap(),
         x: x.rows(),
@@ -171,7 +173,11 @@ fn check_span(
         dweight_bias: numbers(dweight_bias),
         dbias: numbers(dbias),
     };
-    operator.launch(args, scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap())).unwrap();
+    operator.launch(args, scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap().at(before))).unwrap();
+    if let Some(scratch) = scratch {
+        let numbers = scratch.to_vec::<f32>().unwrap();
+        prop_assert!(numbers[..before].iter().all(|number| number.is_nan()), "written before it begins");
+    }
     gradients.check()
 }
 
