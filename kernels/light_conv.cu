@@ -175,7 +175,7 @@ __device__ void light_conv(const X* x, const void* weight, const void* bias, con
                 __syncthreads();
             }
             if (IN_RANGE && at_edge && params.mirrored != 0) {
-                const EndRows ends = {reinterpret_cast<const float2*>(history), params.end_rows, params.heads};
+                const EndRows ends = {reinterpret_cast<const float*>(history), params.end_rows, params.heads};
                 accumulate_mirrored<X, SPLIT>(sums, ends, filters(), memory, place, window, work.tile, first, count);
             } else if (IN_RANGE && at_edge) {
                 accumulate_edge<X>(sums, edge, filters(), place, window, work.past, work.tile.sequence.length, first,

@@ -309,7 +309,9 @@ __device__ void ends_of_sequences(const X* x, const X* dy, const void* weight, c
         const float scale = 1.0f / warp_total(total);
         if (params.wants_x != 0 && lane == 0) {
             const EndRows rows = {nullptr, params.end_rows, params.heads};
-            reinterpret_cast<float2*>(scratch)[rows.place(index, at_end, head)] = make_float2(largest, scale);
+            float* const to = scratch + rows.place(index, at_end, head);
+            to[0] = largest;
+            to[1] = scale;
         }
         if (params.wants_weight == 0) {
             continue;

@@ -26,14 +26,19 @@ struct Ends {
 };
 
 // What a softmax over the taps in range is normalised by, of each of these tokens and each head: the largest logit, and one
-// over the total. It lies in scratch memory, with room for as many tokens of each sequence.
+// over the total. It lies in scratch memory, with room for as many tokens of each sequence; that may begin at any number.
 struct EndRows {
-    const float2* softmax;
+    const float* softmax;
     // Of each sequence, and their heads.
     unsigned rows;
     unsigned heads;
 
     __device__ unsigned long long place(unsigned sequence, unsigned number, unsigned head) const {
-        return (static_cast<unsigned long long>(sequence) * rows + number) * heads + head;
+        return 2 * ((static_cast<unsigned long long>(sequence) * rows + number) * heads + head);
+    }
+
+    __device__ float2 at(unsigned sequence, unsigned number, unsigned head) const {
+        const float* const from = softmax + place(sequence, number, head);
+        return make_float2(__ldg(from), __ldg(from + 1));
     }
 };

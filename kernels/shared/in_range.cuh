@@ -132,7 +132,7 @@ __device__ void accumulate_mirrored(float2 (&sums)[STEPS], const EndRows& rows, 
                 of[h] = weights[h];
                 if (at_end) {
                     const unsigned head = filters.first_head + place.heads[h];
-                    const float2 softmax = __ldg(rows.softmax + rows.place(tile.index, ends.number(token), head));
+                    const float2 softmax = rows.at(tile.index, ends.number(token), head);
                     of[h] = dropped(expf(logits[h] - softmax.x) * softmax.y, factors[h]);
                 }
             }

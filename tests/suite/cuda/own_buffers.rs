@@ -10,7 +10,7 @@ use lightspan::reference::Estimate;
 use lightspan::{DType, Device, Normalize, Window, reference};
 use proptest::prelude::*;
 
-use crate::support::cuda::{Input, Scatter, cuda_device};
+use crate::support::cuda::{Input, Scatter, Scratch, cuda_device};
 use crate::support::{ConvCase, Numbers, config, conv_case, long_conv_case};
 use crate::{attention, dynamic_conv, light_conv, linear, span_conv, span_key};
 
@@ -101,7 +101,7 @@ fn check_dynamic_call(
                 seed: case.dropout_seed(),
                 y: output.rows(),
             },
-            scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap()),
+            scratch.as_mut().map(Scratch::elements),
         )
         .unwrap();
     output.check(&call.expected())
@@ -340,7 +340,7 @@ proptest! {
             seed: case.dropout_seed(),
             y: output.rows(),
         };
-        let scratch = scratch.each_mut().map(|memory| memory.as_mut().map(|memory| memory.cuda_mut().unwrap()));
+        let scratch = scratch.each_mut().map(|memory| memory.as_mut().map(Scratch::elements));
         operator.launch(args, scratch).unwrap();
         output.check(&call.expected())?;
     }

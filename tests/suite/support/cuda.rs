@@ -2,8 +2,8 @@ use lightspan::cuda::{Elements, ElementsMut, Rows, RowsMut};
 use lightspan::reference::Estimate;
 use lightspan::{Backend, DType, Device, Element, Tensor, bf16, f16};
 use proptest::test_runner::TestCaseError;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::support::{Memory, Slot, Values, devices};
 
@@ -37,6 +37,31 @@ pub struct Output {
     before: Vec<u8>,
 }
 
+/// Scratch memory, and numbers before it that are nobody's.
+pub struct Scratch {
+    memory: Tensor,
+    before: usize,
+}
+
+impl Scratch {
+    pub fn elements(&mut self) -> ElementsMut<'_> {
+        self.memory.cuda_mut().unwrap().at(self.before)
+    }
+}
+
+impl Drop for Scratch {
+    /// Fails where a call wrote before its scratch.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let numbers = self.memory.to_vec::<f32>().unwrap();
+            assert!(
+                numbers[..self.before].iter().all(|number| number.is_nan()),
+                "written before scratch begins"
+            );
+        }
+    }
+}
+
 impl<'a> Scatter<'a> {
     pub fn new(device: &'a Device, seed: u64, step: usize) -> Self {
         Scatter { device, rng: SmallRng::seed_from_u64(seed), step }
@@ -63,10 +88,13 @@ impl<'a> Scatter<'a> {
         values.as_ref().map(|values| self.elements(values))
     }
 
-    /// Scratch memory of just so many numbers, all of them NaN.
-    pub fn scratch(&self, numbers: u64) -> Option<Tensor> {
-        let nan = vec![f32::NAN; numbers as usize];
-        (numbers > 0).then(|| Tensor::from_slice(&nan, &[nan.len()], self.device).unwrap())
+    /// Scratch memory of just so many numbers, all of them NaN. It may begin at any number, as all memory may.
+    pub fn scratch(&mut self, numbers: u64) -> Option<Scratch> {
+        let before = self.rng.random_range(0..4);
+        let nan = vec![f32::NAN; before + numbers as usize];
+        let scratch =
+            || Scratch { memory: Tensor::from_slice(&nan, &[nan.len()], self.device).unwrap(), before };
+        (numbers > 0).then(scratch)
     }
 
     /// Rows to write, of `width` numbers.

@@ -4,7 +4,7 @@ use lightspan::{DType, Device};
 use proptest::prelude::*;
 
 use super::{elements, of_few_multiprocessors, place};
-use crate::support::cuda::{Output, Scatter, cuda_device};
+use crate::support::cuda::{Output, Scatter, Scratch, cuda_device};
 use crate::support::{Selection, config, selection, trained_case, trained_long_case};
 use crate::{attention, linear, span_key};
 
@@ -45,7 +45,7 @@ proptest! {
             dweight: dweight.as_mut().map(Output::elements),
             dbias: dbias.as_mut().map(Output::elements),
         };
-        operator.launch(args, scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap())).unwrap();
+        operator.launch(args, scratch.as_mut().map(Scratch::elements)).unwrap();
         for (output, expected) in [(dx, reference.x), (dweight, reference.weight), (dbias, reference.bias)] {
             output.map_or(Ok(()), |output| output.check(&expected))?;
         }
@@ -90,7 +90,7 @@ proptest! {
             dpointwise: dpointwise.as_mut().map(Output::elements),
             dkey_bias: dkey_bias.as_mut().map(Output::elements),
         };
-        operator.launch(args, scratch.as_mut().map(|scratch| scratch.cuda_mut().unwrap())).unwrap();
+        operator.launch(args, scratch.as_mut().map(Scratch::elements)).unwrap();
         for (output, expected) in [
             (dx, reference.x),
             (dquery, reference.query),
