@@ -13,7 +13,8 @@ use crate::{Error, Result};
 pub struct SpanConvBackward {
     gpu: Gpu,
     problem: SpanConvBackwardProblem,
-    forward: SpanKey,
+    /// What makes z again, where it is needed.
+    forward: Option<SpanKey>,
     conv: DynamicConvBackward,
     key: SpanKeyBackward,
 }
@@ -71,8 +72,11 @@ impl SpanConvBackward {
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
     /// driver.
     pub fn new(gpu: &Gpu, problem: SpanConvBackwardProblem) -> Result<Self> {
-        gpu.limits().check_binding("scratch", key_len(&problem).saturating_mul(4))?;
-        let forward = SpanKey::new(gpu, *problem.forward().key())?;
+        let [again, wanted] = [problem.needs_forward_key(), problem.needs_key()];
+        if again || wanted {
+            gpu.limits().check_binding("scratch", key_len(&problem).saturating_mul(4))?;
+        }
+        let forward = again.then(|| SpanKey::new(gpu, *problem.forward().key())).transpose()?;
         let conv = DynamicConvBackward::new(gpu, *problem.conv())?;
         let key = SpanKeyBackward::new(gpu, *problem.key())?;
         Ok(SpanConvBackward { gpu: gpu.clone(), problem, forward, conv, key })
@@ -89,7 +93,7 @@ impl SpanConvBackward {
     pub fn scratch_len(&self) -> [u64; 5] {
         let [logits, statistics, dlogits, _] = self.conv.scratch_len();
         let [convolved, partial] = self.key.scratch_len();
-        let z = if self.problem.needs_forward_key() { key_len(&self.problem) } else { 0 };
+        let z = if self.forward.is_some() { key_len(&self.problem) } else { 0 };
         let dz = if self.problem.needs_key() { key_len(&self.problem) } else { 0 };
         [z, dz, logits.max(partial), statistics, dlogits.max(convolved)]
     }
@@ -133,10 +137,10 @@ impl SpanConvBackward {
         // Rows that are not there lie nowhere.
         let [z_rows, dz_rows] =
             [z_buffer, dz_buffer].map(|buffer| Rows::contiguous(buffer.unwrap_or(gpu.nothing())));
-        if problem.needs_forward_key() {
+        if let Some(forward) = &self.forward {
             let (z, history) = (z_rows, None);
             let args = SpanKeyArgs { sequences, x, query, depthwise, pointwise, key_bias, history, z };
-            self.forward.push(&mut call, "scratch", args)?;
+            forward.push(&mut call, "scratch", args)?;
         }
         let value = binder.rows("value", value, dtype, tokens, channels)?;
         let weight = binder.elements("weight", weight, parameters, logits * channels)?;
