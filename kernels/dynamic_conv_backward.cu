@@ -7,10 +7,10 @@
 // module dynamic_conv_backward_f16 TOKEN=f16
 // module dynamic_conv_backward_bf16 TOKEN=bf16
 //
-// The gradient of x is `dynamic_conv.cu`, of dy and by the mirrored window; those of query and generator are products of
-// matrices, `linear_backward.cu`.
+// The gradient of x is `dynamic_conv.cu`, of dy and by the mirrored window, or `dynamic_conv_transposed.cu`; those of query and
+// generator are products of matrices, `linear_backward.cu`.
 //
-// This is the form by multiply-adds, for any number of heads, and any window. A block has a tile of tokens and some heads side
+// This is the form by multiply-adds, for any number of heads, and any window; `dynamic_conv_backward_band.cu` is the other. A block has a tile of tokens and some heads side
 // by side, or one. It brings dy of its tokens, and x with its halo, into its memory, slab by slab of channels where those of a
 // head are many. A thread has eight tokens and eight taps of a head, 64 sums in registers, of which it adds up some of the
 // channels; as many threads as divide the channels among themselves add their sums up at the end. The sums go into the

@@ -34,6 +34,7 @@
 #include "shared/ring.cuh"
 #include "shared/taps.cuh"
 #include "shared/token_band.cuh"
+#include "shared/logit_rows.cuh"
 #include "shared/corner.cuh"
 
 // Threads of a block, and blocks that a multiprocessor is to have registers for.
@@ -81,45 +82,6 @@ struct Corner {
     float* logits;
     unsigned char* outputs;
 };
-
-// Brings in the logits of a head for `outputs` outputs, at most 16, the first of which has its own at `from`.
-template <class L>
-__device__ void stage_logits_of(const L* from, unsigned long long step, unsigned outputs, unsigned width, float* to,
-                                unsigned pitch) {
-#pragma unroll 1
-    for (unsigned tap = threadIdx.x % WARP; tap < width; tap += WARP) {
-        // Eight are on their way together.
-#pragma unroll 1
-        for (unsigned first = 0; first < outputs; first += 8) {
-            const L* of = from + first * step + tap;
-            float logits[8];
-#pragma unroll
-            for (unsigned output = 0; output < 8; output++) {
-                logits[output] = first + output < outputs ? number(__ldg(of)) : 0.0f;
-                of += step;
-            }
-#pragma unroll
-            for (unsigned output = 0; output < 8; output++) {
-                to[(first + output) * pitch + tap] = logits[output];
-            }
-        }
-    }
-}
-
-template <class X>
-__device__ void stage_logits(const void* logits, const Params& params, const Stretch& stretch, unsigned head,
-                             unsigned output, float* to) {
-    const unsigned position = unsigned(stretch.tile.start) + output * params.window.dilation;
-    const unsigned long long first = (stretch.tile.sequence.first + position) * params.logit_stride +
-                                     static_cast<unsigned long long>(head) * params.window.width;
-    const unsigned long long step = params.window.dilation * params.logit_stride;
-    const unsigned outputs = min(stretch.computed - output, SIDE), width = params.window.width, pitch = params.logit_pitch;
-    if (params.wide_logits != 0) {
-        stage_logits_of(static_cast<const float*>(logits) + first, step, outputs, width, to, pitch);
-    } else {
-        stage_logits_of(static_cast<const X*>(logits) + first, step, outputs, width, to, pitch);
-    }
-}
 
 template <class X, unsigned PRODUCTS>
 __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, const X* history, const uint4* sequences,
@@ -174,7 +136,10 @@ __device__ void dynamic_conv(const X* x, const void* logits, const void* bias, c
         if (computes) {
             // The last one's are read.
             __syncwarp();
-            stage_logits<X>(logits, params, stretch, head, output, corner.logits);
+            const unsigned long long token = first_token + output * window.dilation;
+            const LogitRows rows = {token * params.logit_stride + static_cast<unsigned long long>(head) * window.width,
+                                    window.dilation * params.logit_stride, min(stretch.computed - output, SIDE), window.width};
+            stage_logits<X>(logits, params.wide_logits, rows, corner.logits, params.logit_pitch);
         }
         if (waiting) {
             waiting = false;

@@ -103,6 +103,71 @@ __device__ inline float chosen(bool left_over, float products, float plain) {
     return !left_over && fabsf(products) <= LARGEST && fabsf(plain) <= LARGEST ? products : plain;
 }
 
+// An output of two channels by multiply-adds, and whether its weights are not to be had in parts.
+struct PlainSum {
+    bool left_over;
+    float2 value;
+};
+
+// Outputs lane / 4 and lane / 4 + 8 of a band in channels 2 (lane % 4) and the next of GROUPS groups of 8, one or two, of tokens
+// that are loaded: the sums times `scale(half)`, and `start(half, group)`. Where one of them is no number, or `any_plain`, they
+// are made again without tokens that are infinite or NaN, and as `plain(half, group)`, which tells which of the two is right.
+// All lanes of a warp together.
+template <class X, unsigned PRODUCTS, unsigned GROUPS, class Start, class Scale, class Plain>
+__device__ void finish_band(float2 (&values)[GROUPS][2], unsigned (&tokens)[GROUPS][PRODUCTS][2],
+                            const Band<X, PRODUCTS>& band, bool any_plain, Start start, Scale scale, Plain plain) {
+    float sums[GROUPS][4];
+    bool without = false;
+#pragma unroll 1
+    for (;;) {
+        bool wanting = any_plain;
+#pragma unroll
+        for (unsigned group = 0; group < GROUPS; group++) {
+            band.convolve(sums[group], tokens[group]);
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) {
+                wanting |= !(fabsf(sums[group][i]) <= LARGEST);
+            }
+        }
+        if (without || !__any_sync(0xffffffffu, wanting)) {
+            break;
+        }
+        without = true;
+#pragma unroll
+        for (unsigned group = 0; group < GROUPS; group++) {
+#pragma unroll
+            for (unsigned n = 0; n < PRODUCTS; n++) {
+                tokens[group][n][0] = finite<X>(tokens[group][n][0]);
+                tokens[group][n][1] = finite<X>(tokens[group][n][1]);
+            }
+        }
+    }
+#pragma unroll
+    for (unsigned group = 0; group < GROUPS; group++) {
+#pragma unroll
+        for (unsigned half = 0; half < 2; half++) {
+            const float2 from = start(half, group);
+            values[group][half].x = fmaf(sums[group][2 * half], scale(half), from.x);
+            values[group][half].y = fmaf(sums[group][2 * half + 1], scale(half), from.y);
+        }
+    }
+    if (!without) {
+        return;
+    }
+#pragma unroll 1
+    for (unsigned i = 0; i < 2 * GROUPS; i++) {
+        // The first of all, which then becomes the last.
+        const PlainSum of = plain(i % 2, i / 2);
+        const float2 value = make_float2(chosen(of.left_over, values[0][0].x, of.value.x),
+                                         chosen(of.left_over, values[0][0].y, of.value.y));
+#pragma unroll
+        for (unsigned next = 1; next < 2 * GROUPS; next++) {
+            values[(next - 1) / 2][(next - 1) % 2] = values[next / 2][next % 2];
+        }
+        values[GROUPS - 1][1] = value;
+    }
+}
+
 // Writes the bands of heads whose taps are in memory, each by the warp that filled them.
 template <class X, unsigned PRODUCTS>
 __device__ void make_bands(const TapMemory& memory, unsigned heads, unsigned width, unsigned short* bands,

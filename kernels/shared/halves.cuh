@@ -94,8 +94,15 @@ struct PairParts {
     }
 
     // Whether they are off by more than 2^-22 of one of the numbers. Three parts never are.
-    __device__ bool is_off(float2 of) const {
+    __device__ bool is_off(float2 of) const { return is_off(off.x, of.x) || is_off(off.y, of.y); }
+
+    // The first parts, but NaN in the place of a number that they are off.
+    __device__ unsigned marked(float2 of) const {
+        return parts[0] | (is_off(off.x, of.x) ? 0x7fffu : 0u) | (is_off(off.y, of.y) ? 0x7fff0000u : 0u);
+    }
+
+    __device__ static bool is_off(float off, float of) {
         constexpr float LEAST = 0x1p-22f * TapParts<X>::RAISED;
-        return COUNT < 3 && (fabsf(off.x) > fabsf(of.x) * LEAST || fabsf(off.y) > fabsf(of.y) * LEAST);
+        return COUNT < 3 && fabsf(off) > fabsf(of) * LEAST;
     }
 };

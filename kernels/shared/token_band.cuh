@@ -17,7 +17,7 @@
 #pragma once
 
 #include "band.cuh"
-#include "convolve.cuh"
+#include "lane_logits.cuh"
 
 // Of an output, what its lanes know.
 struct TokenTaps {
@@ -30,62 +30,6 @@ struct TokenTaps {
     float band_scale;
     // Whether its weights are not to be had in parts.
     bool plain;
-};
-
-// Among the four lanes that have an output.
-__device__ inline float largest_of_four(float number) {
-    number = fmaxf(number, __shfl_xor_sync(0xffffffffu, number, 1));
-    return fmaxf(number, __shfl_xor_sync(0xffffffffu, number, 2));
-}
-
-__device__ inline float total_of_four(float number) {
-    number += __shfl_xor_sync(0xffffffffu, number, 1);
-    return number + __shfl_xor_sync(0xffffffffu, number, 2);
-}
-
-// The number at an address of the block's memory, where there is one: without a branch.
-__device__ inline float load_if(bool exists, unsigned address, float otherwise) {
-    asm volatile("{ .reg .pred there; setp.ne.u32 there, %2, 0; @there ld.shared.f32 %0, [%1]; }"
-                 : "+f"(otherwise)
-                 : "r"(address), "r"(unsigned(exists))
-                 : "memory");
-    return otherwise;
-}
-
-// Bytes from an output to the next in the memory of what dropout keeps: a byte of four taps each.
-constexpr unsigned KEPT_PITCH = 36;
-constexpr unsigned KEPT_BYTES = SIDE * KEPT_PITCH;
-
-// The logits of 16 outputs of a head.
-struct Logits {
-    const float* numbers;
-    unsigned pitch;
-    // Taps K: at most 16 (PRODUCTS - 1) + 1.
-    unsigned width;
-    unsigned normalize;
-    Dropout dropout;
-    unsigned head;
-    // The row of the first output's token, and how many rows are from one to the next.
-    unsigned token;
-    unsigned token_step;
-    // KEPT_BYTES of the warp's own memory, while the band is made.
-    unsigned char* kept;
-
-    // Puts what dropout keeps into memory: all lanes of a warp together.
-    __device__ void mark_kept() const {
-        const unsigned quads = (width + 3) / 4;
-#pragma unroll 1
-        for (unsigned item = threadIdx.x % WARP; item < SIDE * quads; item += WARP) {
-            const unsigned output = item / quads, quad = item - output * quads;
-            kept[output * KEPT_PITCH + quad] =
-                static_cast<unsigned char>(dropout.kept(token + output * token_step, head, quad));
-        }
-        __syncwarp();
-    }
-
-    __device__ bool is_kept(unsigned output, unsigned tap) const {
-        return dropout.threshold == 0 || (dropout.kept(token + output * token_step, head, tap / 4) >> tap % 4 & 1) != 0;
-    }
 };
 
 template <class X, unsigned PRODUCTS>
@@ -114,51 +58,23 @@ struct TokenBand {
         constexpr unsigned EIGHTS = 2 * PRODUCTS - 1;
         // Whether weights are scaled so that their parts hold them: three parts hold any.
         constexpr bool SCALED = TapParts<X>::COUNT < 3;
-        const int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
         const bool normal = logits.normalize != NONE;
         const unsigned taps_in_range = in_range.begin < in_range.end ? in_range.end - in_range.begin : 0;
         // Those that are read.
         const bool all = logits.normalize == SOFTMAX && taps_in_range > 0;
-        const Taps some = all ? Taps{0, logits.width} : Taps{in_range.begin, in_range.begin + taps_in_range};
-        // The lane's first tap, and the next; neighbouring outputs read the one and the other first.
-        const int first = 2 * t - g, odd = g % 2;
-        const unsigned row = unsigned(__cvta_generic_to_shared(logits.numbers)) +
-                             4 * ((g + 8 * half) * logits.pitch + unsigned(first));
-        const unsigned from[2] = {row + 4 * odd, row + 4 - 4 * odd};
-        const unsigned place[2] = {unsigned(first + odd) - some.begin, unsigned(first + 1 - odd) - some.begin};
-        const unsigned count = some.end - some.begin;
-
-        float2 weights[EIGHTS];
-        float largest = LOWEST, size = 0.0f;
-#pragma unroll
-        for (unsigned eight = 0; eight < EIGHTS; eight++) {
-            const float otherwise = normal ? __int_as_float(0xff800000) : 0.0f;
-            const float one = load_if(place[0] + 8 * eight < count, from[0] + 32 * eight, otherwise);
-            const float other = load_if(place[1] + 8 * eight < count, from[1] + 32 * eight, otherwise);
-            largest = fmaxf(largest, fmaxf(one, other));
-            if (SCALED) {
-                size = fmaxf(size, fmaxf(fabsf(one), fabsf(other)));
-            }
-            weights[eight] = odd != 0 ? make_float2(other, one) : make_float2(one, other);
-        }
+        LaneWeights<EIGHTS> lane;
+        float2 (&weights)[EIGHTS] = lane.weights;
+        const Taps some = {in_range.begin, in_range.begin + taps_in_range};
+        lane.template load<SCALED>(half, logits, all ? Taps{0, logits.width} : some);
+        const unsigned first = unsigned(LaneWeights<EIGHTS>::first_tap());
         TokenTaps& of = taps[half];
-        of = TokenTaps{{in_range.begin, in_range.begin + taps_in_range}, 0.0f, 1.0f, 1.0f, false};
+        of = TokenTaps{some, lane.largest, lane.scale, lane.scale, false};
+        float size = lane.size;
         if (normal) {
-            of.largest = largest_of_four(largest);
-            float total = 0.0f;
-#pragma unroll
-            for (unsigned eight = 0; eight < EIGHTS; eight++) {
-                float2& pair = weights[eight];
-                pair = make_float2(exponential(pair.x - of.largest), exponential(pair.y - of.largest));
-                total += pair.x + pair.y;
-            }
-            total = total_of_four(total);
-            // Where no tap is in range there is none to divide.
-            of.scale = taps_in_range > 0 ? 1.0f / total : 0.0f;
             size = 1.0f;
             // Taps that are part of the softmax, and out of range.
             if (__any_sync(0xffffffffu, all && taps_in_range < logits.width)) {
-                const unsigned tap = unsigned(first) - in_range.begin;
+                const unsigned tap = first - in_range.begin;
 #pragma unroll
                 for (unsigned eight = 0; eight < EIGHTS; eight++) {
                     weights[eight].x = tap + 8 * eight < taps_in_range ? weights[eight].x : 0.0f;
@@ -169,14 +85,13 @@ struct TokenBand {
             size = largest_of_four(size);
         }
         if (logits.dropout.threshold != 0) {
-            const unsigned char* const kept = logits.kept + (unsigned(g) + 8 * half) * KEPT_PITCH;
             const auto is_kept = [&](unsigned tap) {
-                return tap - in_range.begin < taps_in_range && (kept[tap / 4] >> tap % 4 & 1) != 0;
+                return tap - in_range.begin < taps_in_range && logits.is_marked(half, tap);
             };
             bool any = false;
 #pragma unroll
             for (unsigned eight = 0; eight < EIGHTS; eight++) {
-                const unsigned tap = unsigned(first) + 8 * eight;
+                const unsigned tap = first + 8 * eight;
                 const bool is[2] = {is_kept(tap), is_kept(tap + 1)};
                 weights[eight].x = is[0] ? weights[eight].x : 0.0f;
                 weights[eight].y = is[1] ? weights[eight].y : 0.0f;
@@ -272,60 +187,16 @@ struct TokenBand {
     template <unsigned GROUPS, class Row>
     __device__ void finish(float2 (&values)[GROUPS][2], unsigned (&tokens)[GROUPS][PRODUCTS][2], const Logits& logits,
                            const float2 (&starts)[GROUPS], Row row) const {
-        float sums[GROUPS][4];
-        // Whether they are made without the tokens that are infinite or NaN.
-        bool without = false;
-#pragma unroll 1
-        for (;;) {
-            bool wanting = taps[0].plain || taps[1].plain;
-#pragma unroll
-            for (unsigned group = 0; group < GROUPS; group++) {
-                band.convolve(sums[group], tokens[group]);
-#pragma unroll
-                for (unsigned i = 0; i < 4; i++) {
-                    wanting |= !(fabsf(sums[group][i]) <= LARGEST);
-                }
-            }
-            if (without || !__any_sync(0xffffffffu, wanting)) {
-                break;
-            }
-            without = true;
-#pragma unroll
-            for (unsigned group = 0; group < GROUPS; group++) {
-#pragma unroll
-                for (unsigned n = 0; n < PRODUCTS; n++) {
-                    tokens[group][n][0] = finite<X>(tokens[group][n][0]);
-                    tokens[group][n][1] = finite<X>(tokens[group][n][1]);
-                }
-            }
-        }
-#pragma unroll
-        for (unsigned group = 0; group < GROUPS; group++) {
-#pragma unroll
-            for (unsigned half = 0; half < 2; half++) {
-                values[group][half].x = fmaf(sums[group][2 * half], taps[half].band_scale, starts[group].x);
-                values[group][half].y = fmaf(sums[group][2 * half + 1], taps[half].band_scale, starts[group].y);
-            }
-        }
-        if (!without) {
-            return;
-        }
-        const unsigned lane = threadIdx.x % WARP;
-#pragma unroll 1
-        for (unsigned i = 0; i < 2 * GROUPS; i++) {
-            // The first of all, which then becomes the last.
-            const unsigned half = i % 2, group = i / 2;
-            const TokenTaps of = half == 0 ? taps[0] : taps[1];
-            const float2 start = group == 0 ? starts[0] : starts[GROUPS - 1];
-            const auto token = [&](unsigned k) { return row(k, group) + lane % 4 * (2 * sizeof(X)); };
-            const float2 sum = plain_sum(of, lane / 4 + 8 * half, logits, token);
-            const float2 value = make_float2(chosen(of.plain, values[0][0].x, fmaf(sum.x, of.scale, start.x)),
-                                             chosen(of.plain, values[0][0].y, fmaf(sum.y, of.scale, start.y)));
-#pragma unroll
-            for (unsigned next = 1; next < 2 * GROUPS; next++) {
-                values[(next - 1) / 2][(next - 1) % 2] = values[next / 2][next % 2];
-            }
-            values[GROUPS - 1][1] = value;
-        }
+        const auto start = [&](unsigned, unsigned group) { return starts[group]; };
+        finish_band(values, tokens, band, taps[0].plain || taps[1].plain, start,
+                    [&](unsigned half) { return taps[half].band_scale; },
+                    [&](unsigned half, unsigned group) {
+                        const TokenTaps of = half == 0 ? taps[0] : taps[1];
+                        const float2 start = group == 0 ? starts[0] : starts[GROUPS - 1];
+                        const unsigned lane = threadIdx.x % WARP;
+                        const auto token = [&](unsigned k) { return row(k, group) + lane % 4 * (2 * sizeof(X)); };
+                        const float2 sum = plain_sum(of, lane / 4 + 8 * half, logits, token);
+                        return PlainSum{of.plain, make_float2(fmaf(sum.x, of.scale, start.x), fmaf(sum.y, of.scale, start.y))};
+                    });
     }
 };

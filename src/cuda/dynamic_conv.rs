@@ -1,8 +1,10 @@
 pub(crate) mod backward;
 mod banded;
+mod bands;
 mod fused;
 mod multiply_add;
 mod plan;
+mod transposed;
 
 use crate::cuda::call::{Binder, Bound, Elements, ElementsMut, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;

@@ -107,6 +107,24 @@ pub(crate) fn dynamic_conv_backward(dtype: DType) -> &'static Module {
     }
 }
 
+/// The same by products of matrices; none in f32.
+pub(crate) fn dynamic_conv_backward_band(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("dynamic_conv_backward_band_f16")),
+        DType::BF16 => Some(module!("dynamic_conv_backward_band_bf16")),
+    }
+}
+
+/// The gradient of a dynamic convolution's x by products of matrices; none in f32.
+pub(crate) fn dynamic_conv_transposed(dtype: DType) -> Option<&'static Module> {
+    match dtype {
+        DType::F32 => None,
+        DType::F16 => Some(module!("dynamic_conv_transposed_f16")),
+        DType::BF16 => Some(module!("dynamic_conv_transposed_bf16")),
+    }
+}
+
 /// Dynamic convolution with given logits by products of matrices; none in f32.
 pub(crate) fn dynamic_conv_banded(dtype: DType) -> Option<&'static Module> {
     match dtype {

@@ -314,6 +314,8 @@ fn kernels_are_small() {
         .chain(DType::ALL.map(modules::light_conv_backward))
         .chain(DType::ALL.into_iter().filter_map(modules::light_conv_backward_band))
         .chain(DType::ALL.map(modules::dynamic_conv_backward))
+        .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_backward_band))
+        .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_transposed))
         .chain(types().map(|(dtype, parameters)| modules::dynamic_conv_fused(dtype, parameters)))
         .chain(DType::ALL.map(modules::dynamic_conv))
         .chain(DType::ALL.into_iter().filter_map(modules::dynamic_conv_banded))

@@ -12,6 +12,7 @@ use crate::gpu::listed;
 use crate::problem::{DynamicConvBackwardProblem, Taps};
 use crate::{Result, Sequences};
 
+use plan::OfX;
 pub(crate) use plan::{BackwardPlaces, Parts};
 
 /// The backward pass of a dynamic convolution, prepared: see [`DynamicConvBackwardProblem`].
@@ -184,9 +185,13 @@ impl DynamicConvBackward {
             let to = if wanted.query { &bound.dquery } else { &addend };
             push_product(binder, of_query, &product(&source.source, to))?;
         }
-        if let Some(launch) = parts.x(*dropout, &places, listed, limits)? {
-            let addend = if parts.adds_query() { &addend } else { nothing };
-            binder.launch(&launch, [dy, logits, addend, nothing, sequences, dx])?;
+        let addend = if parts.adds_query() { &addend } else { nothing };
+        match parts.x(*dropout, &places, listed, limits)? {
+            Some(OfX::Transposed(launch)) => binder.launch(&launch, [dy, logits, addend, sequences, dx])?,
+            Some(OfX::MultiplyAdd(launch)) => {
+                binder.launch(&launch, [dy, logits, addend, nothing, sequences, dx])?;
+            }
+            None => {}
         }
         if let Some(of_weight) = &parts.weight {
             push_product(binder, of_weight, &product(query, &bound.dweight))?;

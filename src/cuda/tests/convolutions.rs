@@ -199,7 +199,7 @@ fn every_dynamic_conv_has_a_plan() {
 
 #[test]
 fn every_dynamic_conv_backward_has_a_plan() {
-    let windows = [(1, 1), (31, 1), (33, 1000), (129, 1), (700, 1), (100_000, 1)]
+    let windows = [(1, 1), (31, 1), (33, 1000), (64, 1), (129, 1), (700, 1), (100_000, 1)]
         .into_iter()
         .map(|(width, dilation)| Window::causal(width).unwrap().dilated(dilation).unwrap());
     let mut entries = std::collections::BTreeSet::new();
@@ -235,7 +235,10 @@ fn every_dynamic_conv_backward_has_a_plan() {
         }
     }
     let of = |name: &str| entries.iter().filter(|(module, _)| module.starts_with(name)).count();
-    assert_eq!(of("dynamic_conv_backward_"), 3 * 2, "{entries:?}");
+    // For the logits two kernels by multiply-adds of each type, and three by bands of two; for x as many by bands.
+    let (band, transposed) = (of("dynamic_conv_backward_band_"), of("dynamic_conv_transposed_"));
+    assert_eq!((band, transposed), (2 * 3, 2 * 3), "{entries:?}");
+    assert_eq!(of("dynamic_conv_backward_"), 3 * 2 + band, "{entries:?}");
 }
 
 /// Bands of filters take heads of 16 channels and more in 16 bits, and up to 129 taps; multiply-adds take the rest.

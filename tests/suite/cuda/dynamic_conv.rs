@@ -1,5 +1,7 @@
 //! Dynamic convolution in one launch, on devices of other sizes: plans go by what there is.
 
+mod backward;
+
 use lightspan::cuda::{DynamicConv, Limits};
 use lightspan::problem::{Convolution, DynamicConvProblem};
 use lightspan::{DType, Device, Sequences, Window};

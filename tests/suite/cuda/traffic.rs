@@ -1,7 +1,7 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
 pub mod dynamic_conv;
-mod dynamic_conv_backward;
+pub mod dynamic_conv_backward;
 mod light_conv_backward;
 mod products_backward;
 mod span_conv_backward;
@@ -46,7 +46,7 @@ fn assert_all_counted(launches: &[LaunchProfile], predicted: Traffic) {
 }
 
 /// Bank conflicts of a launch, and all passes over the banks.
-fn conflicts(launch: &LaunchProfile) -> [u64; 2] {
+pub fn conflicts(launch: &LaunchProfile) -> [u64; 2] {
     let (loads, stores) = (launch.profile.shared_loads, launch.profile.shared_stores);
     [loads.conflicts() + stores.conflicts(), loads.passes + stores.passes]
 }

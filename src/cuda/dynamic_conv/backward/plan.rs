@@ -2,8 +2,8 @@
 //! gradient of x, that gradient, and sums over all tokens.
 
 use crate::cuda::dynamic_conv::backward::logits::{self, LogitPlaces};
-use crate::cuda::dynamic_conv::multiply_add;
 use crate::cuda::dynamic_conv::plan::{Logits, product};
+use crate::cuda::dynamic_conv::{multiply_add, transposed};
 use crate::cuda::light_conv::{Filter, Places};
 use crate::cuda::limits::Limits;
 use crate::cuda::linear;
@@ -53,6 +53,21 @@ pub(crate) struct Scratch {
 
 /// Numbers of f32 in a sector: parts of scratch memory begin on one.
 const ALIGNED: u64 = 8;
+
+/// The launch that makes the gradient of x, in one of two forms, which take different arguments.
+#[derive(Clone, Debug)]
+pub(super) enum OfX {
+    Transposed(Launch),
+    MultiplyAdd(Launch),
+}
+
+impl OfX {
+    fn into_launch(self) -> Launch {
+        match self {
+            OfX::Transposed(launch) | OfX::MultiplyAdd(launch) => launch,
+        }
+    }
+}
 
 /// What a call does.
 #[derive(Clone, Copy, Debug)]
@@ -181,15 +196,20 @@ impl Parts {
         places: &BackwardPlaces,
         listed: bool,
         limits: &Limits,
-    ) -> Result<Option<Launch>> {
+    ) -> Result<Option<OfX>> {
         if !self.any() || !self.problem.wanted().x {
             return Ok(None);
         }
-        let conv = self.problem.forward().convolution();
-        let filter = Filter { dropout, mirrored: true, addends: self.adds_query() };
+        let conv = self.problem.forward().convolution().mirrored();
+        let addends = self.adds_query();
         let lies = Places { x: places.dy, history: Place::contiguous(conv.channels()), y: places.dx };
         let logits = Logits { dtype: self.types()[0], place: places.logits };
-        multiply_add::plan(&conv.mirrored(), filter, &lies, logits, listed, limits).map(Some)
+        if let Some(launch) = transposed::plan(&conv, (dropout, addends), &lies, logits, listed, limits)? {
+            return Ok(Some(OfX::Transposed(launch)));
+        }
+        let filter = Filter { dropout, mirrored: true, addends };
+        let launch = multiply_add::plan(&conv, filter, &lies, logits, listed, limits)?;
+        Ok(Some(OfX::MultiplyAdd(launch)))
     }
 
     /// All launches, on memory where everything lies without gaps but what `places` says.
@@ -203,7 +223,7 @@ impl Parts {
         let mut all: Vec<_> = [
             self.generate(places, limits)?,
             self.logits(dropout, places, listed, limits)?,
-            self.x(dropout, places, listed, limits)?,
+            self.x(dropout, places, listed, limits)?.map(OfX::into_launch),
         ]
         .into_iter()
         .flatten()
@@ -234,8 +254,14 @@ impl Parts {
             all.push(logits::traffic(conv, self.types(), sequences, limits)?);
         }
         if self.any() && self.problem.wanted().x {
-            let filter = Filter { mirrored: true, addends: self.adds_query(), ..Filter::default() };
-            all.push(multiply_add::traffic(&conv.mirrored(), filter, self.types()[0], sequences, limits)?);
+            let (conv, addends, dtype) = (conv.mirrored(), self.adds_query(), self.types()[0]);
+            all.push(match transposed::traffic(&conv, addends, dtype, sequences, limits)? {
+                Some(traffic) => traffic,
+                None => {
+                    let filter = Filter { mirrored: true, addends, ..Filter::default() };
+                    multiply_add::traffic(&conv, filter, dtype, sequences, limits)?
+                }
+            });
         }
         all.extend([self.query, self.weight].into_iter().flatten().map(|of| of.traffic(limits)));
         all.extend([self.weight_bias, self.bias].into_iter().flatten().map(|of| of.traffic(limits)));

@@ -1,4 +1,4 @@
-use lightspan::cuda::{DynamicConvBackward, Limits};
+use lightspan::cuda::{DynamicConvBackward, LaunchProfile, Limits, Traffic};
 use lightspan::problem::{
     Convolution, DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, Taps,
 };
@@ -9,12 +9,12 @@ use super::{assert_all_counted, profiled_launches};
 use crate::support::{Numbers, config, sequences};
 
 /// Runs a backward pass, and holds its traffic against the prediction.
-fn dynamic_conv_backward(
+pub fn dynamic_conv_backward(
     device: &Device,
     forward: DynamicConvProblem,
     wanted: DynamicConvWanted,
     sequences: &Sequences,
-) {
+) -> (Vec<LaunchProfile>, Traffic) {
     let problem = DynamicConvBackwardProblem::new(forward, wanted).unwrap();
     let operator = DynamicConvBackward::new(device.cuda_gpu().unwrap(), problem).unwrap();
     let predicted = operator.traffic(sequences).unwrap();
@@ -62,6 +62,7 @@ fn dynamic_conv_backward(
         other => panic!("{other:?}"),
     };
     assert_all_counted(&launches, predicted);
+    (launches, predicted)
 }
 
 pub fn normalizes() -> impl Strategy<Value = Normalize> {
