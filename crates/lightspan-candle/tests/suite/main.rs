@@ -1,0 +1,12 @@
+//! The operators inside candle: their outputs and gradients against candle's own autograd over what people write without them.
+
+mod support;
+
+mod bad_input;
+mod dropout;
+mod dynamic_conv;
+mod light_conv;
+mod shared;
+mod span_conv;
+mod span_key;
+mod training;
