@@ -6,6 +6,8 @@
 //! to that end: no operator has more than two such tensors.
 
 mod passes;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Error, Result, Shape, Tensor, bail};
 

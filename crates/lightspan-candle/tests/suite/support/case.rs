@@ -43,11 +43,6 @@ impl ConvCase {
             .with_dropout(self.dropout.map(Dropout::rate))
     }
 
-    /// The sizes of a tensor of so many channels.
-    pub fn tokens(&self, channels: usize) -> Vec<usize> {
-        self.sequences.shape().tensor(channels)
-    }
-
     /// What the call is told.
     pub fn told(&self) -> Option<&Sequences> {
         self.told.then_some(&self.sequences)
