@@ -6,7 +6,7 @@ mod unfused;
 pub use case::{ConvCase, conv_case};
 pub use check::{Call, check};
 pub use numbers::{Numbers, Place, Values, candle, to_f64};
-pub use unfused::{Unfused, softmax};
+pub use unfused::Unfused;
 
 use proptest::test_runner::Config;
 

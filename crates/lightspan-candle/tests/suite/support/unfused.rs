@@ -11,7 +11,7 @@ pub struct Unfused<'a> {
 }
 
 /// Softmax of the last dimension.
-pub fn softmax(logits: &Tensor) -> Result<Tensor> {
+fn softmax(logits: &Tensor) -> Result<Tensor> {
     let exps = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
     exps.broadcast_div(&exps.sum_keepdim(D::Minus1)?)
 }
