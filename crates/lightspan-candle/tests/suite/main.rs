@@ -6,6 +6,7 @@ mod bad_input;
 mod dropout;
 mod dynamic_conv;
 mod light_conv;
+mod nn;
 mod shared;
 mod span_conv;
 mod span_key;
