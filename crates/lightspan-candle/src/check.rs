@@ -150,12 +150,11 @@ fn place(device: &Device) -> String {
     format!("{:?}", device.location())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "cuda")))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(not(feature = "cuda"))]
     fn devices_without_a_room_are_refused_by_name() {
         assert_eq!(device(&Device::Cpu), Ok(()));
         let refused = |result: Result<()>| match result {

@@ -259,7 +259,7 @@ mod on_cuda {
             &self,
             room: &Cuda,
             inputs: Inputs<'_>,
-            y: cuda::ElementsMut<'_>,
+            mut y: cuda::ElementsMut<'_>,
         ) -> lightspan::Result<()> {
             let [x, query, taps, weight_bias, bias] = inputs;
             let operator = cuda::DynamicConv::new(room.gpu(), self.problem)?;
@@ -270,7 +270,7 @@ mod on_cuda {
                 bias: bias.map(|bias| bias.elements),
                 history: None,
                 seed: self.seed,
-                y: cuda::RowsMut::contiguous(y),
+                y: cuda::RowsMut::contiguous(y.reborrow()),
             };
             room.with_scratch(operator.scratch_len(), |scratch| operator.launch(args, scratch))
         }
@@ -280,11 +280,12 @@ mod on_cuda {
             room: &Cuda,
             inputs: Inputs<'_>,
             dy: Input<cuda::Elements<'_>>,
-            gradients: [Option<cuda::ElementsMut<'_>>; 5],
+            mut gradients: [Option<cuda::ElementsMut<'_>>; 5],
         ) -> lightspan::Result<()> {
             let operator = cuda::DynamicConvBackward::new(room.gpu(), self.backward_problem(&gradients)?)?;
             let [x, query, taps, weight_bias, _] = inputs;
-            let [dx, dquery, dtaps, dweight_bias, dbias] = gradients;
+            let [dx, dquery, dtaps, dweight_bias, dbias] =
+                gradients.each_mut().map(|gradient| gradient.as_mut().map(cuda::ElementsMut::reborrow));
             let (dlogits, dweight) = if self.is_given() { (dtaps, None) } else { (None, dtaps) };
             let args = cuda::DynamicConvBackwardArgs {
                 sequences: &room.sequences(&self.sequences)?,

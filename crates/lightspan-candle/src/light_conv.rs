@@ -178,7 +178,7 @@ mod on_cuda {
             &self,
             room: &Cuda,
             [x, weight, bias]: [Option<Input<cuda::Elements<'_>>>; 3],
-            y: cuda::ElementsMut<'_>,
+            mut y: cuda::ElementsMut<'_>,
         ) -> lightspan::Result<()> {
             cuda::LightConv::new(room.gpu(), self.problem)?.launch(cuda::LightConvArgs {
                 sequences: &room.sequences(&self.sequences)?,
@@ -187,7 +187,7 @@ mod on_cuda {
                 bias: bias.map(|bias| bias.elements),
                 history: None,
                 seed: self.seed,
-                y: cuda::RowsMut::contiguous(y),
+                y: cuda::RowsMut::contiguous(y.reborrow()),
             })
         }
 
@@ -196,10 +196,11 @@ mod on_cuda {
             room: &Cuda,
             [x, weight, _]: [Option<Input<cuda::Elements<'_>>>; 3],
             dy: Input<cuda::Elements<'_>>,
-            gradients: [Option<cuda::ElementsMut<'_>>; 3],
+            mut gradients: [Option<cuda::ElementsMut<'_>>; 3],
         ) -> lightspan::Result<()> {
             let operator = cuda::LightConvBackward::new(room.gpu(), self.backward_problem(&gradients)?)?;
-            let [dx, dweight, dbias] = gradients;
+            let [dx, dweight, dbias] =
+                gradients.each_mut().map(|gradient| gradient.as_mut().map(cuda::ElementsMut::reborrow));
             let args = cuda::LightConvBackwardArgs {
                 sequences: &room.sequences(&self.sequences)?,
                 x: there(x, "x")?.rows(),

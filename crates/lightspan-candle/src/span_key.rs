@@ -192,7 +192,7 @@ mod on_cuda {
             &self,
             room: &Cuda,
             [x, query, depthwise, pointwise, key_bias]: [Option<Input<cuda::Elements<'_>>>; 5],
-            z: cuda::ElementsMut<'_>,
+            mut z: cuda::ElementsMut<'_>,
         ) -> lightspan::Result<()> {
             cuda::SpanKey::new(room.gpu(), self.problem)?.launch(cuda::SpanKeyArgs {
                 sequences: &room.sequences(&self.sequences)?,
@@ -202,7 +202,7 @@ mod on_cuda {
                 pointwise: there(pointwise, "pointwise")?.elements,
                 key_bias: key_bias.map(|bias| bias.elements),
                 history: None,
-                z: cuda::RowsMut::contiguous(z),
+                z: cuda::RowsMut::contiguous(z.reborrow()),
             })
         }
 
@@ -211,10 +211,11 @@ mod on_cuda {
             room: &Cuda,
             [x, query, depthwise, pointwise, key_bias]: [Option<Input<cuda::Elements<'_>>>; 5],
             dz: Input<cuda::Elements<'_>>,
-            gradients: [Option<cuda::ElementsMut<'_>>; 5],
+            mut gradients: [Option<cuda::ElementsMut<'_>>; 5],
         ) -> lightspan::Result<()> {
             let operator = cuda::SpanKeyBackward::new(room.gpu(), self.backward_problem(&gradients)?)?;
-            let [dx, dquery, ddepthwise, dpointwise, dkey_bias] = gradients;
+            let [dx, dquery, ddepthwise, dpointwise, dkey_bias] =
+                gradients.each_mut().map(|gradient| gradient.as_mut().map(cuda::ElementsMut::reborrow));
             let args = cuda::SpanKeyBackwardArgs {
                 sequences: &room.sequences(&self.sequences)?,
                 x: there(x, "x")?.rows(),
