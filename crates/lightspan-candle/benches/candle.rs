@@ -138,7 +138,7 @@ fn operators(criterion: &mut Criterion) -> Result<()> {
         same(&span()?, &span_taps(&tensors)?)?;
 
         measure(criterion, ("light_conv", "lightspan", width), &dy, true, light);
-        measure(criterion, ("light_conv", "conv1d", width), &dy, false, || grouped(&x, &filter));
+        measure(criterion, ("light_conv", "conv1d", width), &dy, true, || grouped(&x, &filter));
         measure(criterion, ("light_conv", "taps", width), &dy, true, || light_taps(&x, &filter));
         measure(criterion, ("dynamic_conv", "lightspan", width), &dy, true, dynamic);
         let taps = || dynamic_taps(&x, &x, &generator);

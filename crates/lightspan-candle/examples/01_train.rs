@@ -25,7 +25,7 @@ const WIDTH: usize = 5;
 const DELAY: usize = 2;
 const TIME: usize = 20;
 const LENGTHS: [usize; 4] = [20, 17, 9, 20];
-const STEPS: usize = 120;
+const STEPS: usize = 60;
 
 struct Model {
     words: candle_nn::Embedding,
@@ -99,13 +99,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     };
     for step in 0..STEPS {
         let loss = loss_of(step, Some(Dropout::new(0.1, step as u64)?), true)?;
-        if step % 20 == 0 {
-            println!("step {step:3}: the loss is {loss:.4}");
+        if step % 10 == 0 {
+            println!("step {step:2}: the loss is {loss:.4}");
         }
     }
     // Of questions that it has not seen, with all of its weights.
     let loss = loss_of(STEPS, None, false)?;
-    println!("at the end:  the loss is {loss:.4}; to guess costs {:.4}", (WORDS as f32).ln());
+    println!("at the end: the loss is {loss:.4}; to guess costs {:.4}", (WORDS as f32).ln());
     assert!(loss < 0.1);
     Ok(())
 }

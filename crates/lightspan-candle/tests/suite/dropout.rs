@@ -124,9 +124,9 @@ fn drops_what_lightspan_drops() -> Result<()> {
             outputs.push(found);
         }
         // Another seed drops other weights, in every operator.
-        for operator in 0..4 {
-            assert_ne!(outputs[0][operator][0], outputs[1][operator][0]);
-            assert_ne!(outputs[1][operator][0], outputs[2][operator][0]);
+        for ((none, one), other) in outputs[0].iter().zip(&outputs[1]).zip(&outputs[2]) {
+            assert_ne!(none[0], one[0]);
+            assert_ne!(one[0], other[0]);
         }
         // And a rate of 0 none.
         let [found, _] = both(dtype, Some(Dropout::new(0.0, 7).unwrap()))?;
