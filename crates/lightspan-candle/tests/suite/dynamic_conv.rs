@@ -147,7 +147,7 @@ fn given_equals_composition(case: &ConvCase) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn generated_equals_what_candle_composes(case in conv_case(), generator in generator()) {

@@ -52,7 +52,7 @@ fn equals_composition(case: &ConvCase) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn equals_what_candle_composes(case in conv_case()) {

@@ -109,7 +109,7 @@ fn equals_composition(case: &ConvCase, channels: usize, biases: [bool; 2]) -> Re
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn equals_what_candle_composes(

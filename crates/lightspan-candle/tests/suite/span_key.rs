@@ -71,7 +71,7 @@ fn equals_composition(case: &ConvCase, channels: usize, wide: bool) -> Result<()
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(1000))]
 
     #[test]
     fn equals_what_candle_composes(case in conv_case(), channels in 1usize..14, wide in any::<bool>()) {
