@@ -6,7 +6,8 @@ use crate::nn::feed_forward::{FeedForward, Residual};
 use crate::nn::{ConvBlock, ConvKind, LayerConfig, conv_block};
 
 /// An encoder layer: a [`ConvBlock`] in the place of self-attention, and a feed-forward part, each with a residual around it
-/// (Wu et al. 2019, section 5). `linear1`, `conv`, `linear2`, `fc1`, `fc2`, `layer_norms.0` and `layer_norms.1`.
+/// (Wu et al. 2019, section 5). `linear1`, `conv`, `linear2`, `fc1`, `fc2`, `layer_norms.0` and `layer_norms.1`, or
+/// `layer_norm1` and `layer_norm2` where they are there, as in later versions of fairseq.
 #[derive(Debug)]
 pub struct EncoderLayer {
     conv: ConvBlock,
@@ -21,11 +22,14 @@ pub struct EncoderLayer {
 ///
 /// As [`light_conv`](crate::nn::light_conv).
 pub fn encoder_layer(kind: ConvKind, config: &LayerConfig, vb: VarBuilder<'_>) -> Result<EncoderLayer> {
+    // What fairseq calls them has changed.
+    let newer = vb.contains_tensor("layer_norm1.weight");
+    let norms = if newer { ["layer_norm1", "layer_norm2"] } else { ["layer_norms.0", "layer_norms.1"] };
     Ok(EncoderLayer {
         conv: conv_block(kind, config, vb.clone())?,
-        conv_residual: Residual::new(config, vb.pp("layer_norms.0"))?,
+        conv_residual: Residual::new(config, vb.pp(norms[0]))?,
         feed_forward: FeedForward::new(config, &vb)?,
-        feed_forward_residual: Residual::new(config, vb.pp("layer_norms.1"))?,
+        feed_forward_residual: Residual::new(config, vb.pp(norms[1]))?,
     })
 }
 

@@ -3,8 +3,10 @@
 mod support;
 
 mod bad_input;
+mod convbert;
 mod dropout;
 mod dynamic_conv;
+mod fairseq;
 mod light_conv;
 mod nn;
 mod shared;

@@ -1,10 +1,12 @@
 mod case;
 mod check;
+mod model;
 mod numbers;
 mod unfused;
 
 pub use case::{ConvCase, conv_case};
 pub use check::{Call, check};
+pub use model::{assert_same_model, fixture};
 pub use numbers::{Numbers, Place, Values, candle, to_f64};
 pub use unfused::Unfused;
 
