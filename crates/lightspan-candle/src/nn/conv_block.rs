@@ -35,8 +35,8 @@ pub fn conv_block(kind: ConvKind, config: &LayerConfig, vb: VarBuilder<'_>) -> R
         linear1: linear(channels, projected, vb.pp("linear1"))?,
         glu,
         conv: match kind {
-            ConvKind::Light => Conv::Light(new_light(conv_channels, heads, window, &conv, vb_conv)?),
-            ConvKind::Dynamic => Conv::Dynamic(new_dynamic(conv_channels, heads, window, &conv, vb_conv)?),
+            ConvKind::Light => Conv::Light(new_light(conv_channels, heads, window, conv, vb_conv)?),
+            ConvKind::Dynamic => Conv::Dynamic(new_dynamic(conv_channels, heads, window, conv, vb_conv)?),
         },
         linear2: linear(conv_channels, channels, vb.pp("linear2"))?,
     })

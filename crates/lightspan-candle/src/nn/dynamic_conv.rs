@@ -27,7 +27,7 @@ pub fn dynamic_conv(
     channels: usize,
     heads: usize,
     window: Window,
-    config: &ConvConfig,
+    config: ConvConfig,
     vb: VarBuilder<'_>,
 ) -> Result<DynamicConv> {
     const NAME: &str = "dynamic_conv";
@@ -44,7 +44,7 @@ pub fn dynamic_conv(
         heads,
         window,
         normalize: config.normalize,
-        dropout: WeightDropout::new(NAME, config, &vb)?,
+        dropout: WeightDropout::new(NAME, &config, &vb)?,
     })
 }
 

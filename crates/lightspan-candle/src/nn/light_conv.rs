@@ -25,7 +25,7 @@ pub fn light_conv(
     channels: usize,
     heads: usize,
     window: Window,
-    config: &ConvConfig,
+    config: ConvConfig,
     vb: VarBuilder<'_>,
 ) -> Result<LightConv> {
     const NAME: &str = "light_conv";
@@ -39,7 +39,7 @@ pub fn light_conv(
         bias: config.bias.then(|| vb.get_with_hints(channels, "bias", Init::Const(0.0))).transpose()?,
         window,
         normalize: config.normalize,
-        dropout: WeightDropout::new(NAME, config, &vb)?,
+        dropout: WeightDropout::new(NAME, &config, &vb)?,
     })
 }
 

@@ -33,7 +33,7 @@ pub fn span_conv(
     outputs: usize,
     heads: usize,
     window: Window,
-    config: &ConvConfig,
+    config: ConvConfig,
     vb: VarBuilder<'_>,
 ) -> Result<SpanConv> {
     const NAME: &str = "span_conv";
@@ -52,7 +52,7 @@ pub fn span_conv(
         heads,
         window,
         normalize: config.normalize,
-        dropout: WeightDropout::new(NAME, config, &vb)?,
+        dropout: WeightDropout::new(NAME, &config, &vb)?,
     })
 }
 

@@ -92,3 +92,35 @@ pub(crate) fn with_scratch<T>(len: usize, run: impl FnOnce(&mut [f32]) -> Result
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_kept_and_a_call_within_a_call_has_its_own() {
+        let address = |scratch: &mut [f32]| Ok(scratch.as_ptr() as usize);
+        let first = with_scratch(1000, address).unwrap();
+        assert_eq!(with_scratch(500, address).unwrap(), first);
+        let (outer, inner) = with_scratch(1000, |outer| {
+            outer.fill(1.0);
+            let inner = with_scratch(1000, |inner| {
+                inner.fill(2.0);
+                address(inner)
+            })?;
+            assert!(outer.iter().all(|&x| x == 1.0));
+            Ok((address(outer)?, inner))
+        })
+        .unwrap();
+        assert_eq!(outer, first);
+        assert_ne!(outer, inner);
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        let expected = Error::OutOfMemory { what: "scratch", bytes: usize::MAX / 4 * 4 };
+        assert_eq!(with_scratch(usize::MAX / 4, |_| Ok(())), Err(expected));
+        assert!(matches!(Cpu.output(DType::F16, usize::MAX / 2), Err(Error::OutOfMemory { .. })));
+        assert_eq!(with_scratch(10, |scratch| Ok(scratch.len())), Ok(10));
+    }
+}

@@ -34,7 +34,7 @@ fn layer(x: &Tensor, mask: &Tensor, vb: &VarBuilder<'_>) -> Result<Tensor> {
     let project = |name: &str| linear(HIDDEN, OUTPUTS, own.pp(name))?.forward(x);
     let (query, value) = (project("query")?, project("conv_out_layer")?);
     let window = Window::same(WIDTH).unwrap();
-    let conv = nn::span_conv(HIDDEN, OUTPUTS, HEADS, window, &Default::default(), own.clone())?;
+    let conv = nn::span_conv(HIDDEN, OUTPUTS, HEADS, window, Default::default(), own.clone())?;
     // As published, the convolution sees padding.
     let convolved = conv.forward_with(x, &query, &value, None, false)?;
     let attended_to = attention([query, project("key")?, project("value")?], mask)?;

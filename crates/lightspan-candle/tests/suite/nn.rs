@@ -260,7 +260,7 @@ fn span_conv_has_the_names_of_transformers_and_is_the_operator() -> Result<()> {
     const OUTPUTS: usize = 8;
     let (variables, window) = (VarMap::new(), Window::same(WIDTH).unwrap());
     let config = nn::ConvConfig { bias: true, ..Default::default() };
-    let layer = nn::span_conv(CHANNELS, OUTPUTS, HEADS, window, &config, builder(&variables))?;
+    let layer = nn::span_conv(CHANNELS, OUTPUTS, HEADS, window, config, builder(&variables))?;
     let parameters = parameters(&variables)?;
     let expected: [(&str, &[usize]); 6] = [
         ("bias", &[OUTPUTS]),
@@ -298,7 +298,7 @@ fn training_drops_other_weights_in_each_call_and_the_same_in_each_run() -> Resul
     let runs = |name: &str, seed: u64| -> Result<[Vec<f64>; 3]> {
         let variables = VarMap::new();
         let config = nn::ConvConfig { seed, ..config };
-        let layer = nn::dynamic_conv(CHANNELS, HEADS, window, &config, builder(&variables).pp(name))?;
+        let layer = nn::dynamic_conv(CHANNELS, HEADS, window, config, builder(&variables).pp(name))?;
         parameters(&variables)?;
         let run = |train| to_f64(&layer.forward_t(&x, train)?);
         Ok([run(false)?, run(true)?, run(true)?])
@@ -319,12 +319,12 @@ fn what_makes_no_layer_is_refused() {
     let window = Window::causal(WIDTH).unwrap();
     let config = nn::ConvConfig::default();
     let vb = || builder(&VarMap::new());
-    let error = nn::light_conv(CHANNELS, 5, window, &config, vb()).unwrap_err();
+    let error = nn::light_conv(CHANNELS, 5, window, config, vb()).unwrap_err();
     assert_eq!(lightspan_error(&error), Some(&Error::Heads { heads: 5, channels: CHANNELS }));
-    let error = nn::dynamic_conv(CHANNELS, 0, window, &config, vb()).unwrap_err();
+    let error = nn::dynamic_conv(CHANNELS, 0, window, config, vb()).unwrap_err();
     assert_eq!(lightspan_error(&error), Some(&Error::ZeroSize { what: "heads" }));
     let dropped = nn::ConvConfig { weight_dropout: 1.0, ..config };
-    let error = nn::light_conv(CHANNELS, HEADS, window, &dropped, vb()).unwrap_err();
+    let error = nn::light_conv(CHANNELS, HEADS, window, dropped, vb()).unwrap_err();
     assert_eq!(lightspan_error(&error), Some(&Error::DropoutRate { got: 1.0 }));
     let attention = nn::cross_attention(CHANNELS, HEADS, vb()).unwrap();
     let x = tokens(1, CHANNELS).unwrap();
