@@ -52,8 +52,6 @@
 //! [`lightspan_error`] gives it back. A type that lightspan has no name for, as f64, is
 //! [`candle_core::Error::UnsupportedDTypeForOp`]. Metal devices are refused.
 
-#![cfg_attr(docsrs, feature(doc_cfg))]
-
 mod check;
 mod dynamic_conv;
 mod error;

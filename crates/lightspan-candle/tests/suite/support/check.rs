@@ -1,4 +1,4 @@
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var, bail};
 use lightspan::reference::Estimate;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
@@ -38,15 +38,25 @@ pub fn check(call: &Call, ours: Operator<'_>, composed: Operator<'_>) -> TestCas
     run(call, ours, composed).map_err(|error| TestCaseError::fail(error.to_string()))?
 }
 
+/// Where the operators run: on the CPU, or on the first GPU where the environment variable `LIGHTSPAN_CANDLE_DEVICE` is `cuda`.
+/// Compositions stay on the CPU.
+fn device() -> Result<Device> {
+    match std::env::var("LIGHTSPAN_CANDLE_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0),
+        Ok("cpu") | Err(_) => Ok(Device::Cpu),
+        Ok(other) => bail!("LIGHTSPAN_CANDLE_DEVICE may be cpu or cuda, and is {other:?}"),
+    }
+}
+
 fn run(call: &Call, ours: Operator<'_>, composed: Operator<'_>) -> Result<TestCaseResult> {
-    let mut numbers = Numbers::new(call.seed ^ 5);
+    let (mut numbers, device) = (Numbers::new(call.seed ^ 5), device()?);
     let mut placed = vec![];
     for (i, input) in call.inputs.iter().enumerate() {
         let (place, var) = (numbers.place(), call.tracked >> i & 1 == 1);
         placed.push(match input {
             None => None,
             Some((_, values)) => {
-                let around = place.around(&values.tensor()?)?;
+                let around = place.around(&values.tensor()?.to_device(&device)?)?;
                 let around = if var { Var::from_tensor(&around)?.into_inner() } else { around };
                 let tensor = place.part(&around)?;
                 Some(Placed { place, around, tensor, var })
@@ -55,7 +65,7 @@ fn run(call: &Call, ours: Operator<'_>, composed: Operator<'_>) -> Result<TestCa
     }
     let tensors: Vec<_> = placed.iter().map(|placed| placed.as_ref().map(|p| p.tensor.clone())).collect();
     let y = ours(&tensors)?;
-    let found = (&y * call.dy.tensor()?)?.sum_all()?.backward()?;
+    let found = (&y * call.dy.tensor()?.to_device(&device)?)?.sum_all()?.backward()?;
 
     let mut exact = vec![];
     for input in &call.inputs {

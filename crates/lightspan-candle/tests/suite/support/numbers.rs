@@ -137,5 +137,5 @@ pub fn candle(dtype: DType) -> candle_core::DType {
 
 /// All numbers of a tensor.
 pub fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
-    tensor.to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1()
+    tensor.to_device(&Device::Cpu)?.to_dtype(candle_core::DType::F64)?.flatten_all()?.to_vec1()
 }
