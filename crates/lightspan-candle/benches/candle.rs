@@ -20,10 +20,14 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use lightspan_candle::{SpanConvTensors, Window, dynamic_conv, light_conv, span_conv};
 
 const BATCH: usize = 8;
-const TIME: usize = 512;
 const CHANNELS: usize = 512;
 const HEADS: usize = 8;
 const WIDTHS: [usize; 3] = [3, 7, 31];
+
+/// Tokens of a sequence: few where nothing is measured, and each way only has to run, as under `cargo test`.
+fn time() -> usize {
+    if std::env::args().any(|arg| arg == "--bench") { 512 } else { 16 }
+}
 
 fn var(shape: &[usize], scale: f64) -> Result<Var> {
     Var::from_tensor(&(Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)? * scale)?)
@@ -35,7 +39,7 @@ fn tap_by_tap(x: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let x = x.pad_with_zeros(1, width - 1, 0)?;
     let mut y: Option<Tensor> = None;
     for tap in 0..width {
-        let read = x.narrow(1, tap, TIME)?.reshape((BATCH, TIME, HEADS, CHANNELS / HEADS))?;
+        let read = x.narrow(1, tap, time())?.reshape((BATCH, time(), HEADS, CHANNELS / HEADS))?;
         let read = read.broadcast_mul(&weights.narrow(D::Minus1, tap, 1)?)?;
         y = Some(match y {
             Some(y) => (y + read)?,
@@ -43,7 +47,7 @@ fn tap_by_tap(x: &Tensor, weights: &Tensor) -> Result<Tensor> {
         });
     }
     match y {
-        Some(y) => y.reshape((BATCH, TIME, CHANNELS)),
+        Some(y) => y.reshape((BATCH, time(), CHANNELS)),
         None => Ok(x),
     }
 }
@@ -64,7 +68,7 @@ fn grouped(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 fn dynamic_taps(x: &Tensor, query: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let logits = query.broadcast_matmul(&weight.t()?)?;
     let width = logits.dim(2)? / HEADS;
-    tap_by_tap(x, &softmax(&logits.reshape((BATCH, TIME, HEADS, width))?, D::Minus1)?)
+    tap_by_tap(x, &softmax(&logits.reshape((BATCH, time(), HEADS, width))?, D::Minus1)?)
 }
 
 fn span_taps(tensors: &SpanConvTensors<'_>) -> Result<Tensor> {
@@ -74,7 +78,7 @@ fn span_taps(tensors: &SpanConvTensors<'_>) -> Result<Tensor> {
     let mut key = x.zeros_like()?;
     for tap in 0..width {
         let filter = depthwise.narrow(1, tap, 1)?.flatten_all()?;
-        key = (key + padded.narrow(1, tap, TIME)?.broadcast_mul(&filter)?)?;
+        key = (key + padded.narrow(1, tap, time())?.broadcast_mul(&filter)?)?;
     }
     let z = (key.broadcast_matmul(&pointwise.t()?)? * query)?;
     dynamic_taps(value, &z, weight)
@@ -89,7 +93,7 @@ fn measure(
 ) {
     let failed = "the operator runs";
     let mut group = criterion.benchmark_group(format!("{operator} forward"));
-    group.throughput(Throughput::Elements((BATCH * TIME) as u64)).sample_size(10);
+    group.throughput(Throughput::Elements((BATCH * time()) as u64)).sample_size(10);
     group.bench_function(BenchmarkId::new(way, width), |bencher| {
         bencher.iter(|| black_box(run().expect(failed)));
     });
@@ -98,7 +102,7 @@ fn measure(
         return;
     }
     let mut group = criterion.benchmark_group(format!("{operator} step"));
-    group.throughput(Throughput::Elements((BATCH * TIME) as u64)).sample_size(10);
+    group.throughput(Throughput::Elements((BATCH * time()) as u64)).sample_size(10);
     group.bench_function(BenchmarkId::new(way, width), |bencher| {
         let step = || run()?.backward();
         bencher.iter(|| black_box(step().expect(failed)));
@@ -111,7 +115,7 @@ fn all(criterion: &mut Criterion) {
 }
 
 fn operators(criterion: &mut Criterion) -> Result<()> {
-    let shape = [BATCH, TIME, CHANNELS];
+    let shape = [BATCH, time(), CHANNELS];
     let [x, query, value] = [var(&shape, 1.0)?, var(&shape, 1.0)?, var(&shape, 1.0)?];
     for width in WIDTHS {
         let window = Window::causal(width).map_err(candle_core::Error::wrap)?;

@@ -46,6 +46,9 @@
 //! contiguous first. CUDA tensors (feature `cuda`) are read and written on candle's stream by lightspan's kernels, which are
 //! embedded: candle asks for a CUDA toolkit where it is built, and lightspan for nothing.
 //!
+//! Any number of threads may call operators on the same tensors. A [`Var`](candle_core::Var) of which one call reads two parts must
+//! not be set by another thread while it does.
+//!
 //! # Errors
 //!
 //! What is wrong with a call is found before anything is computed, and is an error of candle that carries lightspan's:

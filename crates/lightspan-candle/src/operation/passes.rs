@@ -47,6 +47,10 @@ pub(crate) trait RunsAnywhere<const N: usize>: RunsOn<Cpu, N> + RunsOn<Cuda, N> 
 impl<O: RunsOn<Cpu, N> + RunsOn<Cuda, N>, const N: usize> RunsAnywhere<N> for O {}
 
 /// The locks on tensors that a pass reads, one for each tensor.
+///
+/// Tensors that are parts of one storage lock it once each, as all of candle's operations do; but theirs are recursive locks,
+/// which are not to be had from outside. So the storage must not be waiting for a writer in between: a variable that is read
+/// twice in one call is not to be set by another thread meanwhile.
 #[derive(Default)]
 struct Locks<'a>(Vec<(TensorId, StorageRef<'a>, &'a Layout)>);
 
