@@ -210,8 +210,12 @@ impl Gpu {
         Ok(lock(&self.0.kernels).entry(key).insert_entry(kernel).get().clone())
     }
 
-    /// The sequences in the device's memory, uploaded if they are new.
-    pub(crate) fn sequences(&self, sequences: &Sequences) -> Result<DeviceSequences> {
+    /// The sequences in the device's memory, uploaded if they are new: kept for as long as someone has the sequences.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceSequences::new`].
+    pub fn sequences(&self, sequences: &Sequences) -> Result<DeviceSequences> {
         self.0.sequences.of(sequences, || DeviceSequences::new(self, sequences))
     }
 }

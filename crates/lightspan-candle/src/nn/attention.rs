@@ -1,0 +1,82 @@
+use candle_core::{D, Module, Result, Tensor};
+use candle_nn::{Linear, VarBuilder, linear, ops};
+use lightspan::{Dims, Error, Layout, Sequences};
+
+use crate::error::carry;
+use crate::nn::config::check_heads;
+
+/// Attention of a decoder's tokens to an encoder's, of candle's own operations: `q_proj`, `k_proj`, `v_proj` and `out_proj`.
+#[derive(Debug)]
+pub struct CrossAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+}
+
+const NAME: &str = "cross_attention";
+
+/// Attention of `channels` in `heads` to a memory of as many channels.
+///
+/// # Errors
+///
+/// For heads that do not divide the channels, and parameters that are missing or of another shape.
+pub fn cross_attention(channels: usize, heads: usize, vb: VarBuilder<'_>) -> Result<CrossAttention> {
+    check_heads(NAME, channels, heads)?;
+    let projection = |name| linear(channels, channels, vb.pp(name));
+    Ok(CrossAttention {
+        q_proj: projection("q_proj")?,
+        k_proj: projection("k_proj")?,
+        v_proj: projection("v_proj")?,
+        out_proj: projection("out_proj")?,
+        heads,
+    })
+}
+
+impl CrossAttention {
+    /// y as x `[batch, time, C]`, of a memory `[batch, its time, C]`; where its `sequences` are given, a padded batch, no token
+    /// sees its padding. A token that has nothing to see gets the bias of `out_proj`.
+    ///
+    /// # Errors
+    ///
+    /// For shapes that do not fit, and for packed sequences: their tensors have no batch.
+    pub fn forward_with(&self, x: &Tensor, memory: &Tensor, sequences: Option<&Sequences>) -> Result<Tensor> {
+        let (batch, time, channels) = x.dims3()?;
+        let heads = |x: &Tensor| -> Result<Tensor> {
+            let (batch, time, channels) = x.dims3()?;
+            x.reshape((batch, time, self.heads, channels / self.heads))?.transpose(1, 2)?.contiguous()
+        };
+        let q = (self.q_proj.forward(x)? * ((channels / self.heads) as f64).powf(-0.5))?;
+        let (q, k) = (heads(&q)?, heads(&self.k_proj.forward(memory)?)?);
+        let v = heads(&self.v_proj.forward(memory)?)?;
+        let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let weights = match sequences {
+            None => ops::softmax(&scores, D::Minus1)?,
+            Some(sequences) => {
+                let seen = seen(memory, sequences)?.broadcast_as(scores.shape())?;
+                // What is not seen counts as the smallest number that any type has, and then as nothing.
+                let unseen = (scores.zeros_like()? - 6e4)?;
+                let weights = ops::softmax(&seen.where_cond(&scores, &unseen)?, D::Minus1)?;
+                seen.where_cond(&weights, &weights.zeros_like()?)?
+            }
+        };
+        let y = weights.matmul(&v)?.transpose(1, 2)?.reshape((batch, time, channels))?;
+        self.out_proj.forward(&y)
+    }
+}
+
+/// Which tokens of a memory are tokens of sequences, `[batch, 1, 1, time]`.
+fn seen(memory: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+    let (batch, time, channels) = memory.dims3()?;
+    let fits = sequences.shape().tensor(channels) == memory.dims();
+    if !fits || sequences.shape().layout() == Layout::Packed {
+        let expected = Dims::from([Some(sequences.shape().sequences()), None, Some(channels)]);
+        let got = Dims::from(memory.dims());
+        return Err(carry(NAME)(Error::Shape { tensor: "memory", expected, got }));
+    }
+    let tokens = sequences.as_slice().iter().flat_map(|sequence| {
+        std::iter::repeat_n(1u8, sequence.length).chain(std::iter::repeat_n(0, sequence.padding))
+    });
+    Tensor::from_vec(tokens.collect(), (batch, 1, 1, time), memory.device())
+}

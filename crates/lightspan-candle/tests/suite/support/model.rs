@@ -1,0 +1,32 @@
+use candle_core::{Result, Tensor};
+use lightspan::Sequences;
+
+use crate::support::to_f64;
+
+/// A file of a model that another implementation computed.
+pub fn fixture(folder: &str, name: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    format!("{root}/../../tests/fixtures/{folder}/{name}.safetensors")
+}
+
+/// Fails unless all numbers of tokens are those that another implementation has, to some roundoffs of f32 in each of its layers.
+pub fn assert_same_model(name: &str, found: &Tensor, expected: &Tensor, sequences: &Sequences) -> Result<()> {
+    assert_eq!(found.dims(), expected.dims(), "{name}");
+    let channels = found.dim(2)?;
+    let (found, expected) = (to_f64(found)?, to_f64(expected)?);
+    let mut largest = 0.0f64;
+    for sequence in sequences.as_slice() {
+        for i in sequence.first * channels..(sequence.first + sequence.length) * channels {
+            let apart = (found[i] - expected[i]).abs();
+            assert!(
+                apart < 2e-5 * expected[i].abs().max(1.0),
+                "{name}[{i}]: {} and {}",
+                found[i],
+                expected[i]
+            );
+            largest = largest.max(expected[i].abs());
+        }
+    }
+    assert!(largest > 0.1, "{name} says nothing");
+    Ok(())
+}
