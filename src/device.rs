@@ -252,9 +252,15 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`](crate::Error::Unavailable) where the driver or the device is older than the kernels.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where the driver or the device is older than the kernels, and for the
+    /// per-thread default stream: tensors go from thread to thread, and that stream is another one in each.
     pub fn from_cuda(stream: Arc<cuda::cudarc::driver::CudaStream>) -> Result<Self> {
-        Ok(Device { room: Room::Cuda(cuda::Gpu::new(stream)?) })
+        let gpu = cuda::Gpu::new(stream)?;
+        if gpu.is_per_thread() {
+            let reason = "the per-thread default stream is another one in every thread, and tensors go from thread to thread";
+            return Err(crate::Error::Unavailable { backend: "cuda", reason: reason.to_owned() });
+        }
+        Ok(Device { room: Room::Cuda(gpu) })
     }
 
     /// A device that runs the CUDA kernels on the processor and checks every access: slow, and no model of time.

@@ -62,6 +62,8 @@ impl Gpu {
 
     /// A stream that is yours.
     ///
+    /// The per-thread default stream is another one in every thread that calls: see [`Gpu::is_per_thread`].
+    ///
     /// # Errors
     ///
     /// [`Error::Unavailable`](crate::Error::Unavailable) where the driver or the device is older than the kernels.
@@ -106,6 +108,17 @@ impl Gpu {
             Room::Cuda(_) => false,
             #[cfg(feature = "emulator")]
             Room::Emulated(_) => true,
+        }
+    }
+
+    /// Whether its stream is the per-thread default stream, as candle's devices have it: what is started there in one thread is
+    /// in no order with what is started in another. Use such a `Gpu`, and [`DeviceSequences`] that were made on it, in one
+    /// thread, or synchronise between them. ([`Gpu::on`] makes one for each thread, and loads nothing again.)
+    pub fn is_per_thread(&self) -> bool {
+        match &self.0.driver {
+            Room::Cuda(cuda) => cuda.is_per_thread(),
+            #[cfg(feature = "emulator")]
+            Room::Emulated(_) => false,
         }
     }
 

@@ -49,7 +49,6 @@ impl Cuda {
     /// A stream of the caller's.
     pub(crate) fn new(stream: Arc<CudaStream>) -> Result<Self> {
         check_version()?;
-        check_stream(&stream)?;
         let context = stream.context();
         let ask = |attribute| {
             let value = context.attribute(attribute).map_err(|error| refused("to tell a property", error))?;
@@ -78,13 +77,18 @@ impl Cuda {
 
     /// Another stream of the same context, with the same modules.
     pub(crate) fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
-        check_stream(&stream)?;
         if stream.context() != self.stream.context() {
             let (expected, got) = (self.name.clone(), "a stream of another context".to_owned());
             return Err(Error::Device { tensor: "the stream", expected, got });
         }
         let Cuda { name, limits, modules, .. } = self;
         Ok(Cuda { stream, name: name.clone(), limits: *limits, modules: modules.clone() })
+    }
+
+    /// Whether the stream is the default stream of the thread that calls, another one in every thread.
+    pub(crate) fn is_per_thread(&self) -> bool {
+        // What the driver calls CU_STREAM_PER_THREAD.
+        self.stream.cu_stream() as usize == 2
     }
 
     fn module(&self, module: &Module) -> Result<Arc<CudaModule>> {
@@ -235,15 +239,6 @@ fn check_version() -> Result<()> {
         return Err(unavailable(format!(
             "the driver is made for CUDA {major}.{minor}, and the kernels need 12.4: a driver of series 550 or newer"
         )));
-    }
-    Ok(())
-}
-
-/// An error for the stream that is another one in every thread: devices are used from any.
-fn check_stream(stream: &CudaStream) -> Result<()> {
-    const PER_THREAD: usize = 2;
-    if stream.cu_stream() as usize == PER_THREAD {
-        return Err(unavailable("the per-thread default stream is another one in every thread".to_owned()));
     }
     Ok(())
 }

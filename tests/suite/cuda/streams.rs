@@ -11,7 +11,7 @@ use lightspan::cuda::{
 };
 use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, LinearProblem};
 use lightspan::reference::Estimate;
-use lightspan::{DType, Device, Normalize, Sequences, Window, bf16};
+use lightspan::{DType, Device, Error, Normalize, Sequences, Window, bf16};
 
 use crate::light_conv::Call;
 use crate::support::ConvCase;
@@ -116,6 +116,35 @@ fn slices_and_views_on_a_stream_of_ones_own() {
     let mut memory = Memory::new(&call, &other);
     memory.launch(&operator, &list);
     memory.check(&stream, &call.expected());
+}
+
+/// candle's devices have it. A device of ours has tensors, which go from thread to thread.
+#[test]
+fn the_stream_of_a_thread_is_for_what_stays_in_it() {
+    let _alone = alone();
+    let Some((device, stream)) = stream() else { return };
+    let own = stream.context().per_thread_stream();
+    match Device::from_cuda(own.clone()) {
+        Err(Error::Unavailable { backend: "cuda", reason }) => assert!(reason.contains("thread"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let call = call();
+    let expected = call.expected();
+    let first = device.cuda_gpu().unwrap();
+    assert!(!first.is_per_thread());
+    let run = || {
+        let gpu = first.on(own.clone()).unwrap();
+        assert!(gpu.is_per_thread());
+        let operator = LightConv::new(&gpu, LightConvProblem::new(call.case.convolution())).unwrap();
+        let list = DeviceSequences::new(&gpu, &call.case.sequences).unwrap();
+        let mut memory = Memory::new(&call, &own);
+        memory.launch(&operator, &list);
+        memory.check(&own, &expected);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(run);
+        run();
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::{CudaDType, CudaStorageSlice};
 use candle_core::{CudaDevice, CudaStorage, Storage};
@@ -14,28 +15,69 @@ pub(crate) struct Cuda {
     device: CudaDevice,
 }
 
-/// The streams that were last used, with the kernels that were loaded for them. Programs have one for each GPU, and few more.
-static GPUS: Mutex<Vec<(Arc<CudaStream>, Gpu)>> = Mutex::new(vec![]);
+/// A GPU for each context, so that its kernels are loaded once for all streams. Nothing is called on these.
+static CONTEXTS: Mutex<Vec<Gpu>> = Mutex::new(vec![]);
 
-/// How many of them are kept.
+/// Those of the streams that were last used, for as long as the program runs. Programs have one for each device, and few more.
+static STREAMS: Mutex<Vec<Gpu>> = Mutex::new(vec![]);
+
+thread_local! {
+    /// Those of this thread's own streams, which are the default of candle's devices: what lies in a device's memory for one
+    /// thread is neither read nor given back by another, as nothing says in what order the driver would do it.
+    static OWN: RefCell<Vec<Gpu>> = const { RefCell::new(vec![]) };
+}
+
+/// How many are kept.
 const KEPT: usize = 16;
+
+/// The GPU of a stream, known or new.
+fn gpu_of(stream: &Arc<CudaStream>) -> Result<Gpu> {
+    let known = |table: &mut Vec<Gpu>| {
+        let is_it = |gpu: &Gpu| {
+            gpu.stream().is_some_and(|of_gpu| {
+                of_gpu.cu_stream() == stream.cu_stream() && of_gpu.context() == stream.context()
+            })
+        };
+        let index = table.iter().position(is_it)?;
+        table[..=index].rotate_right(1);
+        Some(table[0].clone())
+    };
+    if let Some(gpu) = OWN.with_borrow_mut(known).or_else(|| known(&mut lock(&STREAMS))) {
+        return Ok(gpu);
+    }
+    let gpu = of_context(stream)?.on(stream.clone())?;
+    let keep = |table: &mut Vec<Gpu>| {
+        table.insert(0, gpu.clone());
+        table.truncate(KEPT);
+    };
+    if gpu.is_per_thread() {
+        OWN.with_borrow_mut(keep);
+    } else {
+        keep(&mut lock(&STREAMS));
+    }
+    Ok(gpu)
+}
+
+/// The GPU of a stream's context, known or new.
+fn of_context(stream: &Arc<CudaStream>) -> Result<Gpu> {
+    let mut contexts = lock(&CONTEXTS);
+    let is_it = |gpu: &&Gpu| gpu.stream().is_some_and(|of_gpu| of_gpu.context() == stream.context());
+    if let Some(gpu) = contexts.iter().find(is_it) {
+        return Ok(gpu.clone());
+    }
+    let gpu = Gpu::new(stream.clone())?;
+    contexts.push(gpu.clone());
+    Ok(gpu)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Cuda {
     /// The room of candle's device, on candle's own stream.
     pub(crate) fn of(device: &CudaDevice) -> Result<Self> {
-        let stream = device.cuda_stream();
-        let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
-        let gpu = match gpus.iter().position(|(known, _)| Arc::ptr_eq(known, &stream)) {
-            Some(index) => gpus.remove(index).1,
-            // Kernels belong to a context, and serve all of its streams.
-            None => match gpus.iter().find(|(known, _)| known.context() == stream.context()) {
-                Some((_, sibling)) => sibling.on(stream.clone())?,
-                None => Gpu::new(stream.clone())?,
-            },
-        };
-        gpus.insert(0, (stream, gpu.clone()));
-        gpus.truncate(KEPT);
-        Ok(Cuda { gpu, device: device.clone() })
+        Ok(Cuda { gpu: gpu_of(&device.cuda_stream())?, device: device.clone() })
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {
