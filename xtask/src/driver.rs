@@ -24,9 +24,11 @@ pub(crate) fn test(root: &Path) -> Result<(), String> {
     let path = env::join_paths([folder].into_iter().chain(env::split_paths(&path)));
     let path = path.map_err(|error| format!("cannot search the emulated driver's folder: {error}"))?;
     let over = |command: &mut Command| run(command.env("LD_LIBRARY_PATH", &path));
-    // What the emulator counts is not the driver's.
-    let tests = ["cuda::", "threads::", "--skip", "cuda::traffic", "--skip", "cuda::emulator"];
-    let mut suite = command(["test", "--all-features", "--test", "suite", "--"].iter().chain(&tests));
+    // These make emulated devices of their own, and have nothing to do with a driver.
+    let emulated =
+        ["cuda::traffic", "cuda::emulator", "cuda::dynamic_conv"].into_iter().flat_map(|of| ["--skip", of]);
+    let tests = ["cuda::", "threads::"].into_iter().chain(emulated);
+    let mut suite = command(["test", "--all-features", "--test", "suite", "--"].into_iter().chain(tests));
     over(suite.env("LIGHTSPAN_REQUIRE", "cuda").env(SKIP, "wgpu"))?;
     over(&mut example("11_cuda_own_buffers", &[]))
 }

@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask ...`.
 
 mod bundle;
+mod candle;
 mod driver;
 mod ptx;
 mod vulkan;
@@ -29,9 +30,6 @@ const FEATURES: [&str; 3] = ["wgpu", "cuda", "emulator"];
 
 /// One profile for all that is run, so that nothing is built twice.
 const PROFILE: [&str; 3] = ["--profile", "test", "--all-features"];
-
-/// The crate that is built and tested by itself, without the feature of its CUDA devices: with it, candle wants a toolkit.
-const CANDLE: &str = "lightspan-candle";
 
 /// Says to the tests what they are to do without.
 const SKIP: &str = "LIGHTSPAN_SKIP";
@@ -92,14 +90,14 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         Some(_) => None,
     };
     let tests = |args: &[&str]| run(command(["test", "--all-features"].iter().chain(args)).envs(variable));
-    tests(&["--workspace", "--exclude", CANDLE])?;
-    test_candle()?;
+    tests(&["--workspace", "--exclude", candle::PACKAGE])?;
+    candle::test()?;
     // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
     for simd in ["avx2", "scalar"] {
         let mut command = command(["test", "--all-features", "--test", "suite"]);
         run(command.env("LIGHTSPAN_SIMD", simd).env(SKIP, "wgpu,cuda,cuda-emulated"))?;
     }
-    tests(&["--workspace", "--exclude", CANDLE, "--examples"])?;
+    tests(&["--workspace", "--exclude", candle::PACKAGE, "--examples"])?;
     // Each benchmark once, against what it is compared with.
     tests(&["--benches"])?;
     for name in course()? {
@@ -122,13 +120,6 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         run(command.env("LIGHTSPAN_BENCH_DEVICE", adapter.bench_device()))?;
     }
     Ok(())
-}
-
-/// The operators inside candle: their tests, each benchmark once, and the example.
-fn test_candle() -> Result<(), String> {
-    cargo(["test", "--package", CANDLE])?;
-    cargo(["test", "--package", CANDLE, "--benches"])?;
-    cargo(["run", "--quiet", "--profile", "test", "--package", CANDLE, "--example", "01_train"])
 }
 
 /// What the example `devices` lists.
@@ -166,15 +157,15 @@ fn check() -> Result<(), String> {
     let mut sets = vec![vec!["--no-default-features"], vec!["--all-features"]];
     sets.extend(FEATURES.map(|feature| vec!["--no-default-features", "--features", feature]));
     for set in sets {
-        let clippy = ["clippy", "--workspace", "--exclude", CANDLE, "--all-targets"];
+        let clippy = ["clippy", "--workspace", "--exclude", candle::PACKAGE, "--all-targets"];
         cargo(clippy.into_iter().chain(set).chain(["--", "--deny", "warnings"]))?;
     }
-    cargo(["clippy", "--package", CANDLE, "--all-targets", "--", "--deny", "warnings"])?;
+    candle::check(&ptx::target(&root()))?;
     let doc = |args: &[&str]| {
         run(command(["doc", "--no-deps"].iter().chain(args)).env("RUSTDOCFLAGS", "--deny warnings"))
     };
-    doc(&["--workspace", "--exclude", CANDLE, "--all-features"])?;
-    doc(&["--package", CANDLE])
+    doc(&["--workspace", "--exclude", candle::PACKAGE, "--all-features"])?;
+    doc(&["--package", candle::PACKAGE])
 }
 
 /// The numbered examples, in their order.
