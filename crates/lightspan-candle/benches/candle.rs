@@ -1,7 +1,8 @@
-//! The operators inside candle beside what candle has without them, forward and in a step of training, on the CPU.
+//! The operators inside candle beside what candle has without them, forward and in a step of training.
 //!
 //! ```text
 //! cargo bench -p lightspan-candle
+//! LIGHTSPAN_CANDLE_DEVICE=cuda cargo bench -p lightspan-candle --features cuda
 //! ```
 //!
 //! - `light_conv` beside candle's own grouped conv1d, whose filters are the heads' repeated for each channel and whose tokens
@@ -13,6 +14,7 @@
 //! convolution for each of the 512 groups, takes seconds, and is measured at one width.
 
 use std::hint::black_box;
+use std::sync::OnceLock;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 use candle_nn::ops::softmax;
@@ -29,8 +31,29 @@ fn time() -> usize {
     if std::env::args().any(|arg| arg == "--bench") { 512 } else { 16 }
 }
 
+/// The CPU, or the first GPU where the environment variable `LIGHTSPAN_CANDLE_DEVICE` is `cuda`.
+fn device() -> Result<&'static Device> {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    if let Some(device) = DEVICE.get() {
+        return Ok(device);
+    }
+    let device = match std::env::var("LIGHTSPAN_CANDLE_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::Cpu,
+        Ok("cuda") => Device::new_cuda(0)?,
+        Ok(other) => candle_core::bail!("LIGHTSPAN_CANDLE_DEVICE may be cpu or cuda, and is {other:?}"),
+    };
+    Ok(DEVICE.get_or_init(|| device))
+}
+
 fn var(shape: &[usize], scale: f64) -> Result<Var> {
-    Var::from_tensor(&(Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)? * scale)?)
+    Var::from_tensor(&(Tensor::rand(-1f32, 1f32, shape, device()?)? * scale)?)
+}
+
+/// What `run` makes, made: a GPU is waited for.
+fn done<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let made = run()?;
+    device()?.synchronize()?;
+    Ok(made)
 }
 
 /// y of x `[batch, time, C]` and weights `[.., H, K]`, after softmax: tap after tap.
@@ -95,7 +118,7 @@ fn measure(
     let mut group = criterion.benchmark_group(format!("{operator} forward"));
     group.throughput(Throughput::Elements((BATCH * time()) as u64)).sample_size(10);
     group.bench_function(BenchmarkId::new(way, width), |bencher| {
-        bencher.iter(|| black_box(run().expect(failed)));
+        bencher.iter(|| black_box(done(&run).expect(failed)));
     });
     group.finish();
     if !trains {
@@ -105,7 +128,7 @@ fn measure(
     group.throughput(Throughput::Elements((BATCH * time()) as u64)).sample_size(10);
     group.bench_function(BenchmarkId::new(way, width), |bencher| {
         let step = || run()?.backward();
-        bencher.iter(|| black_box(step().expect(failed)));
+        bencher.iter(|| black_box(done(step).expect(failed)));
     });
     group.finish();
 }
