@@ -21,11 +21,10 @@
 // Floor and prediction, written before the first run on a GPU. 8 sequences of 4096 tokens, 1024 channels in 16 heads, bf16, logits
 // in f32, K = 31, on an H100 (as in `dynamic_conv_banded.cu`):
 //   134 MB of tokens and 65 MB of logits, 66 us; tiles of 128 tokens read 23 % of both twice, mostly from L2. A band of 16
-//   outputs and 64 channels is 72 products. The emulator counts 168 instructions of a warp for each token and head, where
-//   multiply-adds take 908 (f32), two thirds of them for the weights: 98 us of issue with 12 warps a multiprocessor.
-//   Predicted 115 to 150 us.
+//   outputs and 64 channels is 72 products. The emulator counts 175 instructions of a warp for each token and head, where
+//   multiply-adds take 823 (f32): 102 us of issue with 12 warps a multiprocessor. Predicted 115 to 150 us.
 //   K = 127: 400 MB, 133 us; tiles are of 64 tokens, whose halo has twice as many, and all their weights are made for each tile:
-//   850 instructions. Predicted 520 to 650 us.
+//   850 to 1130 instructions. Predicted 520 to 650 us.
 
 #include "shared/element.cuh"
 #include "shared/tiles.cuh"

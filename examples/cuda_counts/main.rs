@@ -7,6 +7,8 @@
 //!
 //! Counts say what a kernel asks of a device, and nothing of how long it takes.
 
+mod gradients;
+
 use std::error::Error;
 
 use clap::Parser;
@@ -62,7 +64,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         "conflicts",
     ]);
     let types = [DType::F32, DType::F16, DType::BF16];
-    let convolutions: [Count; 3] = [light_conv, dynamic_conv, span_key];
+    let convolutions: [Count; 6] =
+        [light_conv, dynamic_conv, span_key, gradients::dweight, gradients::dlogits, gradients::dx];
     let bar = ProgressBar::new((types.len() * (args.widths.len() * convolutions.len() + 3)) as u64);
     for dtype in types {
         for convolution in convolutions {
@@ -170,7 +173,7 @@ fn numbers(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
 }
 
 /// What the launches of a call did.
-fn profiled(device: &Device, call: impl FnOnce() -> Result<Tensor>) -> Result<Vec<LaunchProfile>> {
+fn profiled<T>(device: &Device, call: impl FnOnce() -> Result<T>) -> Result<Vec<LaunchProfile>> {
     let gpu = device.cuda_gpu().expect("the emulated device is one of CUDA's");
     gpu.start_profile();
     call()?;
