@@ -13,9 +13,9 @@
 // This is the form by multiply-adds, for any number of heads, and any window; `dynamic_conv_backward_band.cu` is the other. A block has a tile of tokens and some heads side
 // by side, or one. It brings dy of its tokens, and x with its halo, into its memory, slab by slab of channels where those of a
 // head are many. A thread has eight tokens and eight taps of a head, 64 sums in registers, of which it adds up some of the
-// channels; as many threads as divide the channels among themselves add their sums up at the end. The sums go into the
-// block's memory, where some lanes take a row of taps each and go back through its softmax. Threads that read other rows at
-// the same time begin with other channels, so that they meet other banks.
+// channels; as many threads as divide the channels among themselves add their sums up at the end, always in the same order. The
+// sums go into the block's memory, where some lanes take a row of taps each and go back through its softmax. Threads that read
+// other rows at the same time begin with other channels, so that they meet other banks.
 //
 // A window whose taps are more than the memory holds goes chunk by chunk, and twice where there is a softmax: first for the
 // mean of the gradients, and then for the gradients themselves. That is for few.
@@ -82,6 +82,13 @@ struct Params {
     unsigned load_unit;
     unsigned unused;
     Dropout dropout;
+
+    // Where a quad of taps lies in the row of sums of a token: turned by one for every eight tokens, so that what is eight tokens
+    // apart lies on other banks.
+    __device__ unsigned turned(unsigned output, unsigned quad) const {
+        const unsigned place = quad + output / STEPS % tap_pitch;
+        return place < tap_pitch ? place : place - tap_pitch;
+    }
 };
 
 // Eight tokens and eight taps of a head, and a thread's part of the channels.
@@ -172,7 +179,7 @@ constexpr unsigned FINISH = 2;
 // Goes back through the softmax of each row of sums, which are of `count` taps from `first` on.
 template <class X>
 __device__ void finish_rows(const Params& params, const Tile& tile, const void* logits, void* gradients,
-                            const float* sums, Mean* means, unsigned first_head, unsigned heads, unsigned first,
+                            const float4* sums, Mean* means, unsigned first_head, unsigned heads, unsigned first,
                             unsigned count, unsigned walk) {
     const Tiles& tiles = params.tiles;
     const Window& window = params.window;
@@ -197,11 +204,16 @@ __device__ void finish_rows(const Params& params, const Tile& tile, const void* 
         const unsigned long long of_head = static_cast<unsigned long long>(first_head + head) * window.width;
         const unsigned long long from = token * params.logit_stride + of_head;
         const unsigned place = output * params.block_heads + head;
-        const float* const of_taps = sums + place * params.tap_pitch * 4;
+        const float4* const of_taps = sums + place * params.tap_pitch;
         // The sum of a tap of the chunk, with what dropout makes of it.
         const auto gradient_of = [&](unsigned tap) {
             const bool is_read = tap >= in_range.begin && tap < in_range.end;
-            return is_read ? dropped(of_taps[tap - first], params.dropout.factor(token, first_head + head, tap)) : 0.0f;
+            if (!is_read) {
+                return 0.0f;
+            }
+            const float4* const quad = of_taps + params.turned(output, (tap - first) / QUAD);
+            const float sum = reinterpret_cast<const float*>(quad)[(tap - first) % QUAD];
+            return dropped(sum, params.dropout.factor(token, first_head + head, tap));
         };
         const unsigned begin = max(taps.begin, first), end = min(taps.end, first + count);
         Mean mean = {LOWEST, 0.0f, 0.0f};
@@ -273,7 +285,7 @@ __device__ void gradients_of_logits(const X* x, const X* dy, const void* logits,
     const Tiles& tiles = params.tiles;
     const Window& window = params.window;
     unsigned char* const bytes = reinterpret_cast<unsigned char*>(memory);
-    float* const sums_memory = reinterpret_cast<float*>(bytes + params.sums_at);
+    float4* const sums_memory = reinterpret_cast<float4*>(bytes + params.sums_at);
     Mean* const means = reinterpret_cast<Mean*>(bytes + params.means_at);
     const unsigned first_head = tile.column * params.block_heads;
     const unsigned heads = min(params.block_heads, params.heads - first_head);
@@ -326,28 +338,38 @@ __device__ void gradients_of_logits(const X* x, const X* dy, const void* logits,
                 }
             }
             if (computes) {
-                const unsigned tap = item.octet * OCTET, output = item.phase * tiles.steps + item.step;
-                const unsigned pitch = params.block_heads * params.tap_pitch * 4;
-                float* const to =
-                    sums_memory + (output * params.block_heads + item.head) * params.tap_pitch * 4 + tap;
-                const unsigned there = item.exists && tap < count ? min(OCTET, count - tap) : 0;
-                // One part after another, those of a warp.
+                // What all parts have added up, with each of them.
+                const unsigned most = min(OCTET, count);
 #pragma unroll 1
-                for (unsigned part = 0; part < params.split; part++) {
-                    if (part == item.part) {
+                for (unsigned lane = 1; lane < params.split; lane *= 2) {
 #pragma unroll
-                        for (unsigned j = 0; j < OCTET; j++) {
-                            if (j >= there) {
-                                break;
-                            }
+                    for (unsigned j = 0; j < OCTET; j++) {
+                        if (j >= most) {
+                            break;
+                        }
 #pragma unroll
-                            for (unsigned n = 0; n < STEPS; n++) {
-                                const float before = part > 0 ? to[n * pitch + j] : 0.0f;
-                                to[n * pitch + j] = before + sums[n][j];
-                            }
+                        for (unsigned n = 0; n < STEPS; n++) {
+                            sums[n][j] += __shfl_xor_sync(0xffffffffu, sums[n][j], lane);
                         }
                     }
-                    __syncwarp();
+                }
+                const unsigned tap = item.octet * OCTET, output = item.phase * tiles.steps + item.step;
+                // The parts have rows of their own to leave, whole quads of taps as far as there are some.
+                const bool leaves = item.exists && tap < count;
+                const unsigned first_quad = params.turned(output, tap / QUAD);
+                const unsigned second_quad = params.turned(output, tap / QUAD + 1);
+                const bool second = tap + QUAD < params.tap_pitch * QUAD;
+                float4* to = sums_memory + (output * params.block_heads + item.head) * params.tap_pitch;
+#pragma unroll
+                for (unsigned n = 0; n < STEPS; n++) {
+                    if (leaves && n % params.split == item.part) {
+                        const float(&of)[OCTET] = sums[n];
+                        to[first_quad] = make_float4(of[0], of[1], of[2], of[3]);
+                        if (second) {
+                            to[second_quad] = make_float4(of[4], of[5], of[6], of[7]);
+                        }
+                    }
+                    to += params.block_heads * params.tap_pitch;
                 }
                 __syncthreads();
             }
