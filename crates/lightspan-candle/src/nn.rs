@@ -33,6 +33,7 @@ mod dynamic_conv;
 mod encoder_layer;
 mod feed_forward;
 mod light_conv;
+mod padding;
 mod span_conv;
 
 pub use attention::{CrossAttention, cross_attention};

@@ -2,6 +2,7 @@ use candle_core::{D, Module, ModuleT, Result, Tensor};
 use candle_nn::{Linear, VarBuilder, linear, ops};
 use lightspan::Sequences;
 
+use crate::nn::padding;
 use crate::nn::{
     ConvKind, DynamicConv, LayerConfig, LightConv, dynamic_conv as new_dynamic, light_conv as new_light,
 };
@@ -15,6 +16,8 @@ pub struct ConvBlock {
     conv: Conv,
     linear2: Linear,
 }
+
+const NAME: &str = "conv_block";
 
 #[derive(Debug)]
 enum Conv {
@@ -43,12 +46,23 @@ pub fn conv_block(kind: ConvKind, config: &LayerConfig, vb: VarBuilder<'_>) -> R
 }
 
 impl ConvBlock {
-    /// y as x, `[batch, time, C]` or packed `[tokens, C]`; weights are dropped where `train` says so.
+    /// y as x, `[batch, time, C]` or packed `[tokens, C]`; weights are dropped where `train` says so. What stands in the padding
+    /// of x changes no token of y and no gradient; what stands in that of y means nothing.
     ///
     /// # Errors
     ///
     /// As [`light_conv`](crate::light_conv) and [`dynamic_conv`](crate::dynamic_conv).
     pub fn forward_with(&self, x: &Tensor, sequences: Option<&Sequences>, train: bool) -> Result<Tensor> {
+        self.forward_cleared(&padding::cleared(NAME, x, sequences)?, sequences, train)
+    }
+
+    /// The same for tokens with finite numbers in their padding.
+    pub(crate) fn forward_cleared(
+        &self,
+        x: &Tensor,
+        sequences: Option<&Sequences>,
+        train: bool,
+    ) -> Result<Tensor> {
         let mut x = self.linear1.forward(x)?;
         if self.glu {
             let half = x.dim(D::Minus1)? / 2;

@@ -3,6 +3,7 @@ use candle_nn::VarBuilder;
 use lightspan::Sequences;
 
 use crate::nn::feed_forward::{FeedForward, Residual};
+use crate::nn::padding;
 use crate::nn::{ConvBlock, ConvKind, LayerConfig, conv_block};
 
 /// An encoder layer: a [`ConvBlock`] in the place of self-attention, and a feed-forward part, each with a residual around it
@@ -34,13 +35,16 @@ pub fn encoder_layer(kind: ConvKind, config: &LayerConfig, vb: VarBuilder<'_>) -
 }
 
 impl EncoderLayer {
-    /// y as x, `[batch, time, C]` or packed `[tokens, C]`. What stands in the padding of y means nothing.
+    /// y as x, `[batch, time, C]` or packed `[tokens, C]`. What stands in the padding of x changes no token of y and no
+    /// gradient; what stands in that of y means nothing.
     ///
     /// # Errors
     ///
     /// As [`light_conv`](crate::light_conv) and [`dynamic_conv`](crate::dynamic_conv).
     pub fn forward_with(&self, x: &Tensor, sequences: Option<&Sequences>, train: bool) -> Result<Tensor> {
-        let x = self.conv_residual.around(x, train, |x| self.conv.forward_with(x, sequences, train))?;
+        let x = padding::cleared("encoder_layer", x, sequences)?;
+        let conv = |x: &Tensor| self.conv.forward_cleared(x, sequences, train);
+        let x = self.conv_residual.around(&x, train, conv)?;
         self.feed_forward_residual.around(&x, train, |x| self.feed_forward.forward(x))
     }
 }

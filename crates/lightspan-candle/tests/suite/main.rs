@@ -9,6 +9,7 @@ mod dynamic_conv;
 mod fairseq;
 mod light_conv;
 mod nn;
+mod padding;
 mod shared;
 mod span_conv;
 mod span_key;

@@ -202,7 +202,8 @@ fn a_decoder_layer_is_what_its_parts_are() -> Result<()> {
     }
     let config = config(true, false, Window::same(WIDTH).unwrap());
     let error = nn::decoder_layer(nn::ConvKind::Light, &config, builder(&VarMap::new())).unwrap_err();
-    assert!(error.to_string().contains("causal"), "{error}");
+    let expected = Error::HistoryNotCausal { left: 2, width: WIDTH, dilation: 1, reach: WIDTH - 1 };
+    assert_eq!(lightspan_error(&error), Some(&expected));
     Ok(())
 }
 
