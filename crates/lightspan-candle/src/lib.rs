@@ -46,8 +46,14 @@
 //! contiguous first. CUDA tensors (feature `cuda`) are read and written on candle's stream by lightspan's kernels, which are
 //! embedded: candle asks for a CUDA toolkit where it is built, and lightspan for nothing.
 //!
-//! Any number of threads may call operators on the same tensors. A [`Var`](candle_core::Var) of which one call reads two parts must
-//! not be set by another thread while it does.
+//! # Threads
+//!
+//! On the CPU any number of threads may call operators on the same tensors, and set variables that others read: a call locks each
+//! storage once, as often as it may be among its tensors.
+//!
+//! candle's default CUDA stream is the calling thread's own. A tensor that was made in one thread and is used in another is not
+//! there yet, unless the first has synchronised ([`candle_core::Device::synchronize`]): that is so for candle's own operations too.
+//! A device made by `Device::new_cuda_with_stream` has one stream for all threads, in whose order everything runs.
 //!
 //! # Errors
 //!

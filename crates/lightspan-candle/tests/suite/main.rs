@@ -8,6 +8,7 @@ mod dropout;
 mod dynamic_conv;
 mod fairseq;
 mod light_conv;
+mod locks;
 mod nn;
 mod padding;
 mod shared;
