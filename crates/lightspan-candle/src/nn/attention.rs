@@ -1,10 +1,10 @@
 use candle_core::{D, DType, Error as CandleError, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder, linear, ops};
+use candle_nn::{Linear, VarBuilder, ops};
 use lightspan::{Dims, Error, Layout, Sequences, bf16, f16};
 
 use crate::error::carry;
 use crate::nn::config::check_heads;
-use crate::nn::padding;
+use crate::nn::{init, padding};
 
 /// Attention of a decoder's tokens to an encoder's, of candle's own operations: `q_proj`, `k_proj`, `v_proj` and `out_proj`.
 #[derive(Debug)]
@@ -25,12 +25,14 @@ const NAME: &str = "cross_attention";
 /// For heads that do not divide the channels, and parameters that are missing or of another shape.
 pub fn cross_attention(channels: usize, heads: usize, vb: VarBuilder<'_>) -> Result<CrossAttention> {
     check_heads(NAME, channels, heads)?;
-    let projection = |name| linear(channels, channels, vb.pp(name));
+    // One weight for q, k and v would be three times as high: the gain is about what Xavier's distribution has for that.
+    let (gain, bias) = (0.5f64.sqrt(), init::torch_linear(channels));
+    let projection = |name| init::linear(channels, channels, gain, bias, vb.pp(name));
     Ok(CrossAttention {
         q_proj: projection("q_proj")?,
         k_proj: projection("k_proj")?,
         v_proj: projection("v_proj")?,
-        out_proj: projection("out_proj")?,
+        out_proj: init::linear(channels, channels, 1.0, init::ZERO, vb.pp("out_proj"))?,
         heads,
     })
 }

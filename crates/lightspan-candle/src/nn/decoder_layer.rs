@@ -46,11 +46,11 @@ pub fn decoder_layer(kind: ConvKind, config: &LayerConfig, vb: VarBuilder<'_>) -
     }
     Ok(DecoderLayer {
         conv: conv_block(kind, config, vb.clone())?,
-        conv_residual: Residual::new(config, vb.pp("conv_layer_norm"))?,
+        conv_residual: Residual::new(NAME, config, vb.pp("conv_layer_norm"))?,
         attention: cross_attention(config.channels, config.heads, vb.pp("encoder_attn"))?,
-        attention_residual: Residual::new(config, vb.pp("encoder_attn_layer_norm"))?,
+        attention_residual: Residual::new(NAME, config, vb.pp("encoder_attn_layer_norm"))?,
         feed_forward: FeedForward::new(config, &vb)?,
-        feed_forward_residual: Residual::new(config, vb.pp("final_layer_norm"))?,
+        feed_forward_residual: Residual::new(NAME, config, vb.pp("final_layer_norm"))?,
     })
 }
 
