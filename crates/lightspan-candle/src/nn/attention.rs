@@ -25,7 +25,7 @@ const NAME: &str = "cross_attention";
 /// For heads that do not divide the channels, and parameters that are missing or of another shape.
 pub fn cross_attention(channels: usize, heads: usize, vb: VarBuilder<'_>) -> Result<CrossAttention> {
     check_heads(NAME, channels, heads)?;
-    // One weight for q, k and v would be three times as high: the gain is about what Xavier's distribution has for that.
+    // The gain makes of Xavier's distribution that of q, k and v as one layer, with three times the outputs.
     let (gain, bias) = (0.5f64.sqrt(), init::torch_linear(channels));
     let projection = |name| init::linear(channels, channels, gain, bias, vb.pp(name));
     Ok(CrossAttention {

@@ -147,7 +147,8 @@ mod tests {
         // The smallest that is large enough; an outgrown one makes room for what is larger, and what is very large goes.
         with_scratch(3000, |_| Ok(())).unwrap();
         assert_eq!(lengths(), [1000, 3000]);
-        with_scratch(900, |_| with_scratch(2000, |scratch| Ok(assert_eq!(scratch.len(), 2000)))).unwrap();
+        let inner = with_scratch(900, |_| with_scratch(2000, |scratch| Ok(scratch.len())));
+        assert_eq!(inner, Ok(2000));
         assert_eq!(lengths(), [1000, 3000]);
         with_scratch(KEPT + 1, |_| Ok(())).unwrap();
         assert_eq!(lengths(), [1000]);

@@ -7,6 +7,7 @@ mod convbert;
 mod dropout;
 mod dynamic_conv;
 mod fairseq;
+mod layers;
 mod light_conv;
 mod locks;
 mod nn;
