@@ -12,11 +12,11 @@
 //! take them in f32 too.
 //!
 //! Layers know training from evaluation, for their dropouts: those of one input are [`ModuleT`](candle_core::ModuleT), and so no
-//! `Module`; the others have `forward_with` alone.
-//! `forward_with` is told how tokens group into [`Sequences`](lightspan::Sequences) besides. Which weights a convolution drops
-//! is drawn anew in each call that trains, from the seed of its configuration, its name, and how many calls there were: a
-//! program that runs twice drops the same. One that goes on where another stopped wants another [`ConvConfig::seed`], as calls
-//! are counted from 0 again.
+//! `Module`; the others have `forward_with` alone. `forward_with` is told how tokens group into
+//! [`Sequences`](lightspan::Sequences) besides: what stands in their padding, be it NaN, changes no bit of any token and of no
+//! gradient. Which weights a convolution drops is drawn anew in each call that trains, from the seed of its configuration, its
+//! name, and how many calls there were: a program that runs twice drops the same. One that goes on where another stopped wants
+//! another [`ConvConfig::seed`], as calls are counted from 0 again.
 //!
 //! ```
 //! use candle_core::{DType, Device, ModuleT, Tensor};

@@ -15,7 +15,7 @@ use crate::support::{Numbers, device};
 const HEADS: usize = 2;
 const WIDTH: usize = 3;
 const CHANNELS: usize = 6;
-const CALLS: usize = 200;
+const CALLS: usize = 500;
 
 /// Far more than the calls need: they run for less than a second.
 const PATIENCE: Duration = Duration::from_secs(60);
