@@ -46,8 +46,9 @@ impl<'a> DynamicConvOptions<'a> {
 ///
 /// # Errors
 ///
-/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, and as the constructors of
-/// [`Convolution`](lightspan::problem::Convolution) and [`DynamicConvProblem`].
+/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, sequences that continue others
+/// (there is no place for their history), and as the constructors of [`Convolution`](lightspan::problem::Convolution) and
+/// [`DynamicConvProblem`].
 pub fn dynamic_conv(
     x: &Tensor,
     weight: &Tensor,

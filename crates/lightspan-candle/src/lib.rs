@@ -27,27 +27,39 @@
 //!
 //! What an operator means, its shapes, its [`Window`], how weights are normalised ([`Normalize`]) and how tokens group into
 //! [`Sequences`] (batches, padded batches, packed sequences), is what it is in [`lightspan::ops`]. So are the numbers: f32, f16
-//! or bf16 tokens, parameters in their type or in f32, sums in f32, and one rounding at the end.
+//! or bf16 tokens, parameters in their type or in f32, sums in f32, and one rounding at the end. Decoding step by step is not
+//! there: sequences that continue others would have a history, and are refused as if it were missing
+//! ([`lightspan::Error::Missing`]).
 //!
 //! # Gradients
 //!
 //! Every tensor that goes in gets its gradient, in its own type: [`candle_core::Tensor::backward`] finds them. What is not a
-//! [`Var`](candle_core::Var), and does not come from one, gets none, and none is computed. Nothing is kept from the forward pass
-//! but its inputs: weights are computed again, and dropped weights are the same by their seed ([`Dropout`]). Gradients are the
-//! same to the last bit each time. There are none of second order: a gradient is a constant to candle.
+//! [`Var`](candle_core::Var), and does not come from one, gets none, and none is computed. Nothing is kept from the forward
+//! pass but its inputs, with the copies of them that this page tells of: weights are computed again, and dropped weights are
+//! the same by their seed ([`Dropout`]). Gradients are the same to the last bit each time. There are none of second order: a
+//! gradient is a constant to candle.
 //!
 //! candle's own operations track three inputs at most, and an operator here may have five. Where more than three of them want
-//! gradients, its parameters go as one tensor, for which they are copied; tokens never are.
+//! gradients, its parameters go as one tensor, for which they are copied; tokens never are. The copy is kept as long as the
+//! output.
 //!
 //! # Memory
 //!
 //! Tokens are read where they lie, at any offset and any distance from one to the next: halves of a gated layer, or queries and
 //! values that are parts of one projection, are not copied. What does not lie like that, as transposed tensors, is made
-//! contiguous first. CUDA tensors (feature `cuda`) are read and written on candle's stream by lightspan's kernels, which are
-//! embedded: candle asks for a CUDA toolkit where it is built, and lightspan for nothing.
+//! contiguous first; where gradients are wanted, that copy is kept as long as the output. On the CPU the memory that operators
+//! work in is kept for the next call: as much as calls have had at once, but no more than 256 MiB each. CUDA tensors (feature
+//! `cuda`) are read and written on candle's stream by lightspan's kernels, which are embedded: candle asks for a CUDA toolkit
+//! where it is built, and lightspan for nothing.
 //!
-//! Any number of threads may call operators on the same tensors. A [`Var`](candle_core::Var) of which one call reads two parts must
-//! not be set by another thread while it does.
+//! # Threads
+//!
+//! On the CPU any number of threads may call operators on the same tensors, and set variables that others read: a call locks each
+//! storage once, as often as it may be among its tensors.
+//!
+//! candle's default CUDA stream is the calling thread's own. A tensor that was made in one thread and is used in another is not
+//! there yet, unless the first has synchronised ([`candle_core::Device::synchronize`]): that is so for candle's own operations
+//! too. A device made by `Device::new_cuda_with_stream` has one stream for all threads, in whose order everything runs.
 //!
 //! # Errors
 //!

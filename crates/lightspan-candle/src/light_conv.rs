@@ -46,8 +46,9 @@ pub struct ConvOptions<'a> {
 ///
 /// # Errors
 ///
-/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, and as
-/// [`Convolution`]'s constructors: [`lightspan_error`](crate::lightspan_error) gives the error of lightspan that it carries.
+/// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, sequences that continue others
+/// (there is no place for their history), and as [`Convolution`]'s constructors: [`lightspan_error`](crate::lightspan_error)
+/// gives the error of lightspan that it carries.
 pub fn light_conv(x: &Tensor, weight: &Tensor, window: Window, options: &ConvOptions<'_>) -> Result<Tensor> {
     let named = |name, tensor| Named::new(LightConv::NAME, name, tensor);
     let (x, weight) = (named("x", x)?, named("weight", weight)?);

@@ -4,10 +4,19 @@
 //! Parameters have the names and shapes that they have in fairseq's LightConv and DynamicConv models, and in transformers'
 //! ConvBERT for [`SpanConv`], so that what was trained there can be loaded here.
 //!
-//! Layers know training from evaluation, for their dropouts: they are [`ModuleT`](candle_core::ModuleT), and so no `Module`.
-//! `forward_with` is told how tokens group into [`Sequences`](lightspan::Sequences) besides. Which weights a convolution drops
-//! is drawn anew in each call that trains, from the seed of its configuration, its name, and how many calls there were: a
-//! program that runs twice drops the same.
+//! What is not loaded begins as it does in fairseq: Xavier's uniform distribution for linear layers, with biases of 0; in
+//! attention with a gain of 1/sqrt(2) for q, k and v, whose biases are uniform within 1/sqrt(C); in generators of kernels uniform
+//! within 1/sqrt(C), weight and bias. [`SpanConv`] begins as transformers' models do, normal with a deviation of 0.02.
+//!
+//! Parameters of whole layers are of the type of their tokens, as candle's linear layers want them; convolutions by themselves
+//! take them in f32 too.
+//!
+//! Layers know training from evaluation, for their dropouts: those of one input are [`ModuleT`](candle_core::ModuleT), and so no
+//! `Module`; the others have `forward_with` alone. `forward_with` is told how tokens group into
+//! [`Sequences`](lightspan::Sequences) besides: what stands in their padding, be it NaN, changes no bit of any token and of no
+//! gradient. Which weights a convolution drops is drawn anew in each call that trains, from the seed of its configuration, its
+//! name, and how many calls there were: a program that runs twice drops the same. One that goes on where another stopped wants
+//! another [`ConvConfig::seed`], as calls are counted from 0 again.
 //!
 //! ```
 //! use candle_core::{DType, Device, ModuleT, Tensor};
@@ -32,7 +41,9 @@ mod decoder_layer;
 mod dynamic_conv;
 mod encoder_layer;
 mod feed_forward;
+mod init;
 mod light_conv;
+mod padding;
 mod span_conv;
 
 pub use attention::{CrossAttention, cross_attention};

@@ -5,6 +5,7 @@
 //! parameters travel as one tensor, made by a `Tensor::cat` that candle takes apart on the way back. Tokens are never copied
 //! to that end: no operator has more than two such tensors.
 
+mod locks;
 mod passes;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use candle_core::{Error, Result, Shape, Tensor, bail};
 use crate::check::Named;
 use crate::rows;
 
+use locks::Address;
 pub(crate) use passes::RunsOn;
 
 /// An operator with room for N inputs, described.
@@ -48,8 +50,8 @@ enum Source {
     Argument(usize),
     /// A part of an argument that several parameters share, from an element on.
     Part(usize, usize),
-    /// Held by itself: no gradient is wanted.
-    Held(Tensor),
+    /// Held by itself, and where it lies: no gradient is wanted.
+    Held(Tensor, Address),
 }
 
 /// candle's operation: an operator, and where its inputs are.
@@ -73,8 +75,8 @@ where
             Role::Tokens(sizes) => rows::readable(tensor, sizes)?,
             Role::Parameter => tensor.contiguous()?,
         };
-        let shape = tensor.shape().clone();
-        *operand = Some(Operand { source: Source::Held(tensor), role, shape, dtype });
+        let (shape, address) = (tensor.shape().clone(), Address::of(&tensor));
+        *operand = Some(Operand { source: Source::Held(tensor, address), role, shape, dtype });
     }
     let arguments = arguments(&mut operands)?;
     let operation = Operation { operator, operands };
@@ -88,7 +90,7 @@ where
 
 /// The arguments of an operation, taken from its inputs: those that gradients are wanted of.
 fn arguments<const N: usize>(operands: &mut [Option<Operand>; N]) -> Result<Vec<Tensor>> {
-    let is_tracked = |operand: &Operand| matches!(&operand.source, Source::Held(t) if t.track_op());
+    let is_tracked = |operand: &Operand| matches!(&operand.source, Source::Held(t, _) if t.track_op());
     let all: Vec<_> = operands.iter_mut().flatten().collect();
     let tracked = all.iter().filter(|operand| is_tracked(operand)).count();
     let bundled = |operand: &Operand| tracked > MOST && operand.role == Role::Parameter;
@@ -102,7 +104,7 @@ fn arguments<const N: usize>(operands: &mut [Option<Operand>; N]) -> Result<Vec<
         }
         let source =
             if bundled(operand) { Source::Part(bundle, start) } else { Source::Argument(arguments.len()) };
-        let Source::Held(tensor) = std::mem::replace(&mut operand.source, source) else {
+        let Source::Held(tensor, _) = std::mem::replace(&mut operand.source, source) else {
             return Err(Error::msg("an input was taken twice"));
         };
         if bundled(operand) {

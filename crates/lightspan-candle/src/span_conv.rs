@@ -52,8 +52,8 @@ const NAME: &str = "span_conv";
 ///
 /// # Errors
 ///
-/// For heads that do not divide A, tensors whose shapes, types or devices do not fit, and as the constructors of
-/// [`Convolution`] and [`SpanConvProblem`].
+/// For heads that do not divide A, tensors whose shapes, types or devices do not fit, sequences that continue others (there is no
+/// place for their history), and as the constructors of [`Convolution`] and [`SpanConvProblem`].
 pub fn span_conv(
     tensors: &SpanConvTensors<'_>,
     heads: usize,

@@ -38,7 +38,8 @@ pub struct SpanKeyOptions<'a> {
 ///
 /// # Errors
 ///
-/// For tensors whose shapes, types or devices do not fit, and as [`SpanKeyProblem`]'s constructors.
+/// For tensors whose shapes, types or devices do not fit, sequences that continue others (there is no place for their history),
+/// and as [`SpanKeyProblem`]'s constructors.
 pub fn span_key(
     tensors: &SpanKeyTensors<'_>,
     window: Window,

@@ -17,7 +17,8 @@ pub struct ConvConfig {
     pub weight_bias: bool,
     /// The rate at which weights are dropped in training; 0 by default.
     pub weight_dropout: f32,
-    /// What decides which weights are dropped, with the name of the layer and the number of the call.
+    /// What decides which weights are dropped, with the name of the layer and the number of the call, which begins at 0 in every
+    /// program: give another where training goes on from what was saved.
     pub seed: u64,
 }
 
@@ -47,7 +48,8 @@ pub struct LayerConfig {
     pub glu: bool,
     /// Whether layers normalise what goes into them, and not what comes out; not by default.
     pub normalize_before: bool,
-    /// The rate at which outputs of the parts of a layer are dropped in training; 0 by default.
+    /// The rate at which outputs of the parts of a layer are dropped in training; 0 by default. fairseq's `input_dropout`,
+    /// `relu_dropout` and `attention_dropout` are not there.
     pub dropout: f32,
     /// What is added to variances; 1e-5 by default.
     pub eps: f64,

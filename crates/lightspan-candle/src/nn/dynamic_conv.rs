@@ -1,9 +1,10 @@
 use candle_core::{ModuleT, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 use lightspan::{Normalize, Sequences, Window};
 
 use crate::DynamicConvOptions;
 use crate::nn::config::{ConvConfig, WeightDropout, check_heads};
+use crate::nn::init;
 
 /// A dynamic convolution with its parameters: `weight_linear.weight` `[H K, Cq]` and, where it has them,
 /// `weight_linear.bias` `[H K]` and `conv_bias` `[C]`.
@@ -33,14 +34,12 @@ pub fn dynamic_conv(
     const NAME: &str = "dynamic_conv";
     check_heads(NAME, channels, heads)?;
     let logits = heads * window.width();
-    // Xavier's uniform distribution, as fairseq has it.
-    let limit = (6.0 / (channels + logits) as f64).sqrt();
-    let init = Init::Uniform { lo: -limit, up: limit };
-    let (linear, zero) = (vb.pp("weight_linear"), Init::Const(0.0));
+    // As fairseq's DynamicConv1dTBC; its module for GPUs takes Xavier's distribution for the weight.
+    let (linear, begin) = (vb.pp("weight_linear"), init::torch_linear(channels));
     Ok(DynamicConv {
-        weight: linear.get_with_hints((logits, channels), "weight", init)?,
-        weight_bias: config.weight_bias.then(|| linear.get_with_hints(logits, "bias", zero)).transpose()?,
-        bias: config.bias.then(|| vb.get_with_hints(channels, "conv_bias", zero)).transpose()?,
+        weight: linear.get_with_hints((logits, channels), "weight", begin)?,
+        weight_bias: config.weight_bias.then(|| linear.get_with_hints(logits, "bias", begin)).transpose()?,
+        bias: config.bias.then(|| vb.get_with_hints(channels, "conv_bias", init::ZERO)).transpose()?,
         heads,
         window,
         normalize: config.normalize,

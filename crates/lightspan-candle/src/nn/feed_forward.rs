@@ -1,9 +1,11 @@
 //! What encoder and decoder layers share: normalisation around residuals, and the feed-forward part.
 
 use candle_core::{Module, Result, Tensor};
-use candle_nn::{Dropout, LayerNorm, Linear, VarBuilder, layer_norm, linear, ops};
+use candle_nn::{Dropout, LayerNorm, Linear, VarBuilder, layer_norm, ops};
+use lightspan::DropoutRate;
 
-use crate::nn::LayerConfig;
+use crate::error::carry;
+use crate::nn::{LayerConfig, init};
 
 /// A part of a layer with the residual around it: normalised before or after.
 #[derive(Debug)]
@@ -14,9 +16,11 @@ pub(crate) struct Residual {
 }
 
 impl Residual {
-    pub(crate) fn new(config: &LayerConfig, vb: VarBuilder<'_>) -> Result<Self> {
+    pub(crate) fn new(layer: &'static str, config: &LayerConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        // candle finds a rate that is none in the first step of training.
+        let rate = DropoutRate::new(config.dropout).map_err(carry(layer))?;
         let norm = layer_norm(config.channels, config.eps, vb)?;
-        Ok(Residual { norm, before: config.normalize_before, dropout: Dropout::new(config.dropout) })
+        Ok(Residual { norm, before: config.normalize_before, dropout: Dropout::new(rate.get()) })
     }
 
     pub(crate) fn around(
@@ -50,9 +54,10 @@ pub(crate) struct FeedForward {
 
 impl FeedForward {
     pub(crate) fn new(config: &LayerConfig, vb: &VarBuilder<'_>) -> Result<Self> {
+        let linear = |name, inputs, outputs| init::linear(inputs, outputs, 1.0, init::ZERO, vb.pp(name));
         Ok(FeedForward {
-            fc1: linear(config.channels, config.ffn, vb.pp("fc1"))?,
-            fc2: linear(config.ffn, config.channels, vb.pp("fc2"))?,
+            fc1: linear("fc1", config.channels, config.ffn)?,
+            fc2: linear("fc2", config.ffn, config.channels)?,
         })
     }
 

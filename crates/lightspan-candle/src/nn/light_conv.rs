@@ -1,9 +1,10 @@
 use candle_core::{ModuleT, Result, Tensor};
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 use lightspan::{Normalize, Sequences, Window};
 
 use crate::ConvOptions;
 use crate::nn::config::{ConvConfig, WeightDropout, check_heads};
+use crate::nn::init;
 
 /// A light convolution with its parameters: `weight` `[H, 1, K]` and, where it has one, `bias` `[C]`.
 #[derive(Debug)]
@@ -31,12 +32,11 @@ pub fn light_conv(
     const NAME: &str = "light_conv";
     check_heads(NAME, channels, heads)?;
     let width = window.width();
-    // Xavier's uniform distribution, as fairseq has it: K numbers go into an output, and each input into H K.
-    let limit = (6.0 / (width + heads * width) as f64).sqrt();
-    let init = Init::Uniform { lo: -limit, up: limit };
+    // K numbers go into an output, and each input into H K.
+    let begin = init::xavier(width, heads * width, 1.0);
     Ok(LightConv {
-        weight: vb.get_with_hints((heads, 1, width), "weight", init)?,
-        bias: config.bias.then(|| vb.get_with_hints(channels, "bias", Init::Const(0.0))).transpose()?,
+        weight: vb.get_with_hints((heads, 1, width), "weight", begin)?,
+        bias: config.bias.then(|| vb.get_with_hints(channels, "bias", init::ZERO)).transpose()?,
         window,
         normalize: config.normalize,
         dropout: WeightDropout::new(NAME, &config, &vb)?,

@@ -3,6 +3,7 @@ use candle_nn::{Init, VarBuilder};
 use lightspan::{Normalize, Sequences, Window};
 
 use crate::nn::config::{ConvConfig, WeightDropout, check_heads};
+use crate::nn::init::ZERO;
 use crate::{SpanConvOptions, SpanConvTensors};
 
 /// A span-based dynamic convolution with its parameters: `key_conv_attn_layer.depthwise.weight` `[C, 1, K]`,
@@ -40,15 +41,15 @@ pub fn span_conv(
     check_heads(NAME, outputs, heads)?;
     let (key, kernel) = (vb.pp("key_conv_attn_layer"), vb.pp("conv_kernel_layer"));
     // As transformers begins: its standard deviation is that of all of a model's layers.
-    let (normal, zero) = (Init::Randn { mean: 0.0, stdev: 0.02 }, Init::Const(0.0));
+    let normal = Init::Randn { mean: 0.0, stdev: 0.02 };
     let (width, logits) = (window.width(), heads * window.width());
     Ok(SpanConv {
         depthwise: key.pp("depthwise").get_with_hints((channels, 1, width), "weight", normal)?,
         pointwise: key.pp("pointwise").get_with_hints((outputs, channels, 1), "weight", normal)?,
-        key_bias: key.get_with_hints((outputs, 1), "bias", zero)?,
+        key_bias: key.get_with_hints((outputs, 1), "bias", ZERO)?,
         weight: kernel.get_with_hints((logits, outputs), "weight", normal)?,
-        weight_bias: kernel.get_with_hints(logits, "bias", zero)?,
-        bias: config.bias.then(|| vb.get_with_hints(outputs, "bias", zero)).transpose()?,
+        weight_bias: kernel.get_with_hints(logits, "bias", ZERO)?,
+        bias: config.bias.then(|| vb.get_with_hints(outputs, "bias", ZERO)).transpose()?,
         heads,
         window,
         normalize: config.normalize,

@@ -2,13 +2,14 @@
 
 use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Error, Layout, Result, Shape,
-    StorageRef, Tensor, TensorId, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Error, Layout, Result, Shape, Tensor,
+    bail,
 };
 use lightspan::Dims;
 
 use crate::check::{self, Named};
 use crate::error::carry;
+use crate::operation::locks::{Address, Locks};
 use crate::operation::{Operand, Operation, Operator, Role, Source};
 #[cfg(feature = "cuda")]
 use crate::room::Cuda;
@@ -46,29 +47,6 @@ pub(crate) trait RunsAnywhere<const N: usize>: RunsOn<Cpu, N> + RunsOn<Cuda, N> 
 #[cfg(feature = "cuda")]
 impl<O: RunsOn<Cpu, N> + RunsOn<Cuda, N>, const N: usize> RunsAnywhere<N> for O {}
 
-/// The locks on tensors that a pass reads, one for each tensor.
-///
-/// Tensors that are parts of one storage lock it once each, as all of candle's operations do; but theirs are recursive locks,
-/// which are not to be had from outside. So the storage must not be waiting for a writer in between: a variable that is read
-/// twice in one call is not to be set by another thread meanwhile.
-#[derive(Default)]
-struct Locks<'a>(Vec<(TensorId, StorageRef<'a>, &'a Layout)>);
-
-impl<'a> Locks<'a> {
-    fn add(&mut self, tensor: &'a Tensor) {
-        if !self.0.iter().any(|(id, ..)| *id == tensor.id()) {
-            let (storage, layout) = tensor.storage_and_layout();
-            self.0.push((tensor.id(), storage, layout));
-        }
-    }
-
-    /// The storage of a tensor, if it is locked and in the room.
-    fn find<R: Room>(&self, tensor: &Tensor) -> Option<(&R::Storage, &Layout)> {
-        let (_, storage, layout) = self.0.iter().find(|(id, ..)| *id == tensor.id())?;
-        Some((R::of(storage)?, layout))
-    }
-}
-
 /// What is read of a storage, and how far apart its rows are.
 fn input<'a, R: Room>(
     name: &'static str,
@@ -88,23 +66,23 @@ fn input<'a, R: Room>(
     Ok(Input { elements, stride })
 }
 
+/// An input as a pass finds it: where it lies, and what of it is its own.
+type Found<'a, R> = Option<(&'a <R as Room>::Storage, &'a Layout)>;
+
 impl<O: Operator<N>, const N: usize> Operation<O, N> {
     /// The tensors that the operation holds.
-    fn held(&self) -> Locks<'_> {
-        let mut locks = Locks::default();
-        for operand in self.operands.iter().flatten() {
-            if let Source::Held(tensor) = &operand.source {
-                locks.add(tensor);
-            }
-        }
-        locks
+    fn held(&self) -> impl Iterator<Item = (Address, &Tensor)> {
+        self.operands.iter().flatten().filter_map(|operand| match &operand.source {
+            Source::Held(tensor, address) => Some((*address, tensor)),
+            _ => None,
+        })
     }
 
-    /// Where each input lies.
+    /// Where each input lies: an argument where that was found, what is held in a storage that `find` knows.
     fn inputs<'a, R: Room>(
-        &self,
-        arguments: &[Option<(&'a R::Storage, &Layout)>],
-        held: &'a Locks<'_>,
+        &'a self,
+        arguments: &[Found<'a, R>],
+        find: impl Fn(Address) -> Option<&'a R::Storage>,
     ) -> Result<[Option<Input<R::Elements<'a>>>; N]> {
         let mut inputs = [const { None }; N];
         for (place, operand) in inputs.iter_mut().zip(&self.operands) {
@@ -113,21 +91,25 @@ impl<O: Operator<N>, const N: usize> Operation<O, N> {
             let (found, start) = match source {
                 Source::Argument(index) => (argument(*index), 0),
                 Source::Part(index, start) => (argument(*index), *start),
-                Source::Held(tensor) => (held.find::<R>(tensor), 0),
+                Source::Held(tensor, address) => (find(*address).map(|s| (s, tensor.layout())), 0),
             };
             *place = Some(input::<R>(O::NAME, found, start, *role)?);
         }
         Ok(inputs)
     }
 
+    /// Of arguments that candle has locked.
     fn forward<R: Room>(&self, room: &R, arguments: &[(&R::Storage, &Layout)]) -> Result<(R::Storage, Shape)>
     where
         O: RunsOn<R, N>,
     {
         let (shape, dtype) = self.operator.output();
-        let held = self.held();
-        let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
-        let inputs = self.inputs::<R>(&arguments, &held)?;
+        let locked: Vec<_> = arguments.iter().map(|(storage, _)| Address::of_storage(*storage)).collect();
+        let locks = Locks::new(self.held(), &locked);
+        let argument = |address| locked.iter().position(|&a| a == address).map(|i| arguments[i].0);
+        let find = |address| argument(address).or_else(|| locks.find::<R>(address));
+        let found: Vec<_> = arguments.iter().copied().map(Some).collect();
+        let inputs = self.inputs::<R>(&found, find)?;
         let mut y = room.output(dtype, shape.elem_count()).map_err(carry(O::NAME))?;
         let Some(elements) = R::elements_mut(&mut y) else { bail!("{}: no room for its output", O::NAME) };
         self.operator.forward(room, inputs, elements).map_err(carry(O::NAME))?;
@@ -139,19 +121,24 @@ impl<O: Operator<N>, const N: usize> Operation<O, N> {
     where
         O: RunsOn<R, N>,
     {
-        let mut locks = self.held();
-        arguments.iter().for_each(|tensor| locks.add(tensor));
-        locks.add(dy);
-        let found: Vec<_> = arguments.iter().map(|tensor| locks.find::<R>(tensor)).collect();
-        let inputs = self.inputs::<R>(&found, &locks)?;
-        let dy = input::<R>(O::NAME, locks.find::<R>(dy), 0, Role::Tokens(1))?;
+        // All addresses before the first lock.
+        let read = arguments.iter().copied().chain([dy]);
+        let read: Vec<_> = read.map(|tensor| (Address::of(tensor), tensor)).collect();
+        let locks = Locks::new(self.held().chain(read.iter().copied()), &[]);
+        let find = |address| locks.find::<R>(address);
+        let mut found: Vec<Found<'_, R>> = vec![];
+        for &(address, tensor) in &read {
+            found.push(find(address).map(|storage| (storage, tensor.layout())));
+        }
+        let dy = input::<R>(O::NAME, found.pop().flatten(), 0, Role::Tokens(1))?;
+        let inputs = self.inputs::<R>(&found, find)?;
 
         let mut memory = [const { None }; N];
         for (memory, operand) in memory.iter_mut().zip(&self.operands) {
             let Some(Operand { source, shape, dtype, .. }) = operand else { continue };
             let wanted = match source {
                 Source::Argument(index) | Source::Part(index, _) => arguments[*index].track_op(),
-                Source::Held(_) => false,
+                Source::Held(..) => false,
             };
             if wanted {
                 *memory = Some(room.output(*dtype, shape.elem_count()).map_err(carry(O::NAME))?);

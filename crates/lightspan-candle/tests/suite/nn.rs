@@ -202,7 +202,8 @@ fn a_decoder_layer_is_what_its_parts_are() -> Result<()> {
     }
     let config = config(true, false, Window::same(WIDTH).unwrap());
     let error = nn::decoder_layer(nn::ConvKind::Light, &config, builder(&VarMap::new())).unwrap_err();
-    assert!(error.to_string().contains("causal"), "{error}");
+    let expected = Error::HistoryNotCausal { left: 2, width: WIDTH, dilation: 1, reach: WIDTH - 1 };
+    assert_eq!(lightspan_error(&error), Some(&expected));
     Ok(())
 }
 
@@ -326,6 +327,13 @@ fn what_makes_no_layer_is_refused() {
     let dropped = nn::ConvConfig { weight_dropout: 1.0, ..config };
     let error = nn::light_conv(CHANNELS, HEADS, window, dropped, vb()).unwrap_err();
     assert_eq!(lightspan_error(&error), Some(&Error::DropoutRate { got: 1.0 }));
+    for rate in [1.0, -0.1, f32::NAN] {
+        let layer = nn::LayerConfig { dropout: rate, ..nn::LayerConfig::new(CHANNELS, HEADS, window, FFN) };
+        let error = nn::encoder_layer(nn::ConvKind::Light, &layer, vb()).unwrap_err();
+        assert!(matches!(lightspan_error(&error), Some(Error::DropoutRate { .. })), "{error}");
+        let error = nn::decoder_layer(nn::ConvKind::Light, &layer, vb()).unwrap_err();
+        assert!(matches!(lightspan_error(&error), Some(Error::DropoutRate { .. })), "{error}");
+    }
     let attention = nn::cross_attention(CHANNELS, HEADS, vb()).unwrap();
     let x = tokens(1, CHANNELS).unwrap();
     for sequences in [Sequences::packed(&[0, 27]).unwrap(), Sequences::padded(8, &[1, 2, 3]).unwrap()] {

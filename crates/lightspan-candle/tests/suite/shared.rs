@@ -1,19 +1,24 @@
 //! Tensors that have several places in a call or lie inside of one another, and those of which there is nothing.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 use lightspan::{Sequences, Window};
 use lightspan_candle::{
     ConvOptions, DynamicConvOptions, SpanConvOptions, SpanConvTensors, dynamic_conv, light_conv, span_conv,
 };
 
-use crate::support::{Numbers, Unfused, to_f64};
+use crate::support::{Numbers, Unfused, device, to_f64};
 
 const HEADS: usize = 2;
 const WIDTH: usize = 3;
 const CHANNELS: usize = 6;
 
+/// Numbers where the operators run.
+fn drawn(numbers: &mut Numbers, shape: &[usize]) -> Result<Tensor> {
+    numbers.draw(shape, lightspan::DType::F32, 1.0).tensor()?.to_device(&device()?)
+}
+
 fn var(numbers: &mut Numbers, shape: &[usize]) -> Result<Var> {
-    Var::from_tensor(&numbers.draw(shape, lightspan::DType::F32, 1.0).tensor()?)
+    Var::from_tensor(&drawn(numbers, shape)?)
 }
 
 /// Fails unless two tensors agree to a few roundoffs of the largest number: the sums here are short.
@@ -37,7 +42,7 @@ fn gradients_of_all_uses_of_a_tensor_add_up() -> Result<()> {
     let mut numbers = Numbers::new(1);
     let x = var(&mut numbers, &[2, 9, CHANNELS])?;
     let weight = var(&mut numbers, &[HEADS * WIDTH, CHANNELS])?;
-    let dy = numbers.draw(&[2, 9, CHANNELS], lightspan::DType::F32, 1.0).tensor()?;
+    let dy = drawn(&mut numbers, &[2, 9, CHANNELS])?;
     let gradients = |y: Tensor| (y * &dy)?.sum_all()?.backward();
     // x is the query: once as the operator knows it, once by name.
     let own = DynamicConvOptions::default();
@@ -57,14 +62,18 @@ fn gradients_of_all_uses_of_a_tensor_add_up() -> Result<()> {
 
 #[test]
 fn values_and_queries_out_of_one_projection() -> Result<()> {
+    // Beside a composition, which stays there.
+    let on_cpu = |numbers: &mut Numbers, shape: &[usize]| {
+        Var::from_tensor(&numbers.draw(shape, lightspan::DType::F32, 1.0).tensor()?)
+    };
     let mut numbers = Numbers::new(2);
     let (shape, wide) = ([2, 7, CHANNELS], [2, 7, 3 * CHANNELS]);
-    let projected = var(&mut numbers, &wide)?;
-    let depthwise = var(&mut numbers, &[CHANNELS, WIDTH])?;
-    let pointwise = var(&mut numbers, &[CHANNELS, CHANNELS])?;
-    let weight = var(&mut numbers, &[HEADS * WIDTH, CHANNELS])?;
-    let [key_bias, bias] = [var(&mut numbers, &[CHANNELS])?, var(&mut numbers, &[CHANNELS])?];
-    let weight_bias = var(&mut numbers, &[HEADS * WIDTH])?;
+    let projected = on_cpu(&mut numbers, &wide)?;
+    let depthwise = on_cpu(&mut numbers, &[CHANNELS, WIDTH])?;
+    let pointwise = on_cpu(&mut numbers, &[CHANNELS, CHANNELS])?;
+    let weight = on_cpu(&mut numbers, &[HEADS * WIDTH, CHANNELS])?;
+    let [key_bias, bias] = [on_cpu(&mut numbers, &[CHANNELS])?, on_cpu(&mut numbers, &[CHANNELS])?];
+    let weight_bias = on_cpu(&mut numbers, &[HEADS * WIDTH])?;
     let dy = numbers.draw(&shape, lightspan::DType::F32, 1.0).tensor()?;
     let part = |i: usize| projected.narrow(2, i * CHANNELS, CHANNELS);
     let (x, query, value) = (&part(0)?, &part(1)?, &part(2)?);
@@ -107,7 +116,7 @@ fn an_input_may_be_one_token_seen_many_times() -> Result<()> {
     let mut numbers = Numbers::new(3);
     let token = var(&mut numbers, &[1, 1, CHANNELS])?;
     let weight = var(&mut numbers, &[HEADS, WIDTH])?;
-    let dy = numbers.draw(&[2, 5, CHANNELS], lightspan::DType::F32, 1.0).tensor()?;
+    let dy = drawn(&mut numbers, &[2, 5, CHANNELS])?;
     let x = token.broadcast_as((2, 5, CHANNELS))?;
     let copy = x.contiguous()?;
     let options = ConvOptions::default();
@@ -132,13 +141,49 @@ fn gradients_are_constants() -> Result<()> {
 }
 
 #[test]
+fn a_graph_may_go_backward_twice_and_an_output_to_two_places() -> Result<()> {
+    let mut numbers = Numbers::new(7);
+    let shape = [2, 9, CHANNELS];
+    let [x, query] = [var(&mut numbers, &shape)?, var(&mut numbers, &shape)?];
+    let [filter, generator] =
+        [var(&mut numbers, &[HEADS, WIDTH])?, var(&mut numbers, &[HEADS * WIDTH, CHANNELS])?];
+    let [weight_bias, bias] = [var(&mut numbers, &[HEADS * WIDTH])?, var(&mut numbers, &[CHANNELS])?];
+    let [one, two] = [drawn(&mut numbers, &shape)?, drawn(&mut numbers, &shape)?];
+
+    // As arguments of their own, and with the parameters in one.
+    let light = ConvOptions { bias: Some(&bias), ..Default::default() };
+    let dynamic = DynamicConvOptions {
+        query: Some(&query),
+        weight_bias: Some(&weight_bias),
+        bias: Some(&bias),
+        ..Default::default()
+    };
+    for (y, vars) in [
+        (light_conv(&x, &filter, window(), &light)?, vec![&x, &filter, &bias]),
+        (
+            dynamic_conv(&x, &generator, HEADS, window(), &dynamic)?,
+            vec![&x, &query, &generator, &weight_bias, &bias],
+        ),
+    ] {
+        let loss = ((&y * &one)? + (&y * &two)?)?.sum_all()?;
+        let (first, second) = (loss.backward()?, loss.backward()?);
+        let expected = (&y * (&one + &two)?)?.sum_all()?.backward()?;
+        for var in vars {
+            assert_eq!(to_f64(first.get(var).unwrap())?, to_f64(second.get(var).unwrap())?);
+            assert_close("gradient", first.get(var).unwrap(), expected.get(var).unwrap())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn of_nothing_there_is_nothing() -> Result<()> {
     let mut numbers = Numbers::new(5);
     let weight = var(&mut numbers, &[HEADS, WIDTH])?;
     let [bias, query_weight] =
         [var(&mut numbers, &[CHANNELS])?, var(&mut numbers, &[HEADS * WIDTH, CHANNELS])?];
     for shape in [(0, 4, CHANNELS), (3, 0, CHANNELS)] {
-        let x = Var::zeros(shape, DType::F32, &Device::Cpu)?;
+        let x = Var::zeros(shape, DType::F32, &device()?)?;
         let options = ConvOptions { bias: Some(&bias), ..Default::default() };
         let y = light_conv(&x, &weight, window(), &options)?;
         assert_eq!(y.dims3()?, shape);
@@ -166,6 +211,8 @@ fn calls_from_many_threads_are_as_one() -> Result<()> {
         Ok([to_f64(&y)?, to_f64(found.get(&x).unwrap())?, to_f64(found.get(&weight).unwrap())?].concat())
     };
     let expected = run()?;
+    // A GPU's threads have streams of their own.
+    device()?.synchronize()?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| (0..10).map(|_| run()).collect())).collect();
         for thread in threads {

@@ -1,4 +1,6 @@
-use candle_core::{Device, Result, Tensor, Var, bail};
+use std::sync::OnceLock;
+
+use candle_core::{Device, Error, Result, Tensor, Var};
 use lightspan::reference::Estimate;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
@@ -39,13 +41,15 @@ pub fn check(call: &Call, ours: Operator<'_>, composed: Operator<'_>) -> TestCas
 }
 
 /// Where the operators run: on the CPU, or on the first GPU where the environment variable `LIGHTSPAN_CANDLE_DEVICE` is `cuda`.
-/// Compositions stay on the CPU.
-fn device() -> Result<Device> {
-    match std::env::var("LIGHTSPAN_CANDLE_DEVICE").as_deref() {
-        Ok("cuda") => Device::new_cuda(0),
+/// Compositions stay on the CPU. There is one for all tests: opening a GPU makes a stream and several handles.
+pub fn device() -> Result<Device> {
+    static DEVICE: OnceLock<std::result::Result<Device, String>> = OnceLock::new();
+    let device = DEVICE.get_or_init(|| match std::env::var("LIGHTSPAN_CANDLE_DEVICE").as_deref() {
+        Ok("cuda") => Device::new_cuda(0).map_err(|error| error.to_string()),
         Ok("cpu") | Err(_) => Ok(Device::Cpu),
-        Ok(other) => bail!("LIGHTSPAN_CANDLE_DEVICE may be cpu or cuda, and is {other:?}"),
-    }
+        Ok(other) => Err(format!("LIGHTSPAN_CANDLE_DEVICE may be cpu or cuda, and is {other:?}")),
+    });
+    device.clone().map_err(Error::msg)
 }
 
 fn run(call: &Call, ours: Operator<'_>, composed: Operator<'_>) -> Result<TestCaseResult> {
