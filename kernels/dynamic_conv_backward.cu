@@ -15,7 +15,8 @@
 // head are many. A thread has eight tokens and eight taps of a head, 64 sums in registers, of which it adds up some of the
 // channels; as many threads as divide the channels among themselves add their sums up at the end, always in the same order. The
 // sums go into the block's memory, where some lanes take a row of taps each and go back through its softmax. Threads that read
-// other rows at the same time begin with other channels, so that they meet other banks.
+// other rows at the same time begin with other channels, so that they meet other banks; where a block has the rows of many
+// narrow heads some still meet.
 //
 // A window whose taps are more than the memory holds goes chunk by chunk, and twice where there is a softmax: first for the
 // mean of the gradients, and then for the gradients themselves. That is for few.

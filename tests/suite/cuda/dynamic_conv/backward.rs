@@ -109,21 +109,18 @@ fn gradients_are_made_by_matrices() {
     }
 }
 
-/// By multiply-adds too, next to no bank is met twice.
+/// By multiply-adds too next to no bank is met twice, where heads are wide.
 #[test]
 fn sums_lie_on_different_banks() {
     let device = Device::cuda_emulated();
     let sequences = Sequences::batch(2, 512).unwrap();
     let wanted = DynamicConvWanted { logits: true, ..DynamicConvWanted::NONE };
-    for (dtype, heads) in [(DType::F32, 4), (DType::F32, 32), (DType::BF16, 32)] {
-        for width in [3, 31, 127] {
-            let window = Window::same(width).unwrap();
-            let conv = Convolution::new(sequences.shape(), 256, heads, window, dtype).unwrap();
-            let problem = DynamicConvProblem::given(conv).unwrap();
-            let (launches, _) = dynamic_conv_backward(&device, problem, wanted, &sequences);
-            let [met, passes] = conflicts(&launches[0]);
-            println!("{dtype}, R = {}, K = {width}: {met} of {passes} passes are conflicts", 256 / heads);
-            assert!(met as f64 <= 0.15 * passes as f64, "{met} of {passes}");
-        }
+    for width in [3, 31, 127] {
+        let window = Window::same(width).unwrap();
+        let conv = Convolution::new(sequences.shape(), 256, 4, window, DType::F32).unwrap();
+        let problem = DynamicConvProblem::given(conv).unwrap();
+        let (launches, _) = dynamic_conv_backward(&device, problem, wanted, &sequences);
+        let [met, passes] = conflicts(&launches[0]);
+        assert!(met as f64 <= 0.05 * passes as f64, "{met} of {passes}");
     }
 }
