@@ -16,6 +16,7 @@ mod dynamic_conv;
 mod history;
 mod light_conv;
 mod linear;
+mod norm;
 mod span_conv;
 mod span_key;
 
@@ -34,6 +35,10 @@ pub use dynamic_conv::{
 pub use history::{history, history_into};
 pub use light_conv::{ConvOptions, LightConvGradients, light_conv, light_conv_backward, light_conv_into};
 pub use linear::{LinearGradients, LinearOptions, linear, linear_backward, linear_into};
+pub use norm::{
+    NormOptions, Residual, layer_norm, layer_norm_into, layer_norm_with_sum, rms_norm, rms_norm_into,
+    rms_norm_with_sum,
+};
 pub use span_conv::{
     SpanConvGradients, SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_backward,
     span_conv_into,
