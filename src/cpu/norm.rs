@@ -103,7 +103,7 @@ impl Norm {
                     // SAFETY: tiles are disjoint in rows, and each row of one is written once.
                     unsafe { sum.store(token, 0, row) };
                 }
-                arch().dispatch(OneRow { problem, row, weight, bias: bias.as_deref() });
+                arch().dispatch(OneRow { problem, row, weight, bias });
                 if problem.residual() == NormResidual::After {
                     add(row, &added[..channels]);
                 }

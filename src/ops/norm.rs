@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{NormKind, NormProblem, NormResidual, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{Dims, Error, Result, Tensor};
 
 /// Where a residual of the shape and type of x is added.
@@ -191,20 +193,19 @@ fn describe(
     Ok(problem)
 }
 
-/// An error where the device cannot do what the problem asks of it: GPUs have no kernel for it yet.
-fn planned(x: &Tensor, _: NormProblem) -> Result<()> {
-    match x.device().room() {
-        Room::Cpu(_) => Ok(()),
-        #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(no_kernel("wgpu")),
-        #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(no_kernel("cuda")),
-    }
+/// An error where the device cannot do what the problem asks of it: CUDA has no kernel for it yet.
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
+fn planned(x: &Tensor, problem: NormProblem) -> Result<()> {
+    #[cfg(feature = "wgpu")]
+    check::planned_wgpu(x, |gpu| wgpu::Norm::new(gpu, problem))?;
+    #[cfg(feature = "cuda")]
+    check::planned_cuda(x, |_| no_kernel())?;
+    Ok(())
 }
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn no_kernel(backend: &'static str) -> Error {
-    Error::Unavailable { backend, reason: "it has no kernel for norms yet".to_owned() }
+#[cfg(feature = "cuda")]
+fn no_kernel() -> Result<()> {
+    Err(Error::Unavailable { backend: "cuda", reason: "it has no kernel for norms yet".to_owned() })
 }
 
 fn launch(
@@ -230,8 +231,19 @@ fn launch(
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
         }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => Err(no_kernel("wgpu")),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::Norm::new(gpu, *problem)?;
+            let args = wgpu::NormArgs {
+                x: wgpu::Rows::contiguous(x.buffer()),
+                residual: residual.map(|residual| wgpu::Rows::contiguous(residual.buffer())),
+                weight: weight.buffer().into(),
+                bias: options.bias.map(|bias| bias.buffer().into()),
+                y: wgpu::Rows::contiguous(y.buffer()),
+                sum: sum.map(|sum| wgpu::Rows::contiguous(sum.buffer())),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
+        }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => Err(no_kernel("cuda")),
+        Room::Cuda(_) => no_kernel(),
     }
 }
