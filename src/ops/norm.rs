@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{NormKind, NormProblem, NormResidual, same_or_f32};
@@ -193,19 +195,14 @@ fn describe(
     Ok(problem)
 }
 
-/// An error where the device cannot do what the problem asks of it: CUDA has no kernel for it yet.
+/// An error where the device cannot do what the problem asks of it.
 #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(unused_variables))]
 fn planned(x: &Tensor, problem: NormProblem) -> Result<()> {
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::Norm::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |_| no_kernel())?;
+    check::planned_cuda(x, |gpu| cuda::Norm::new(gpu, problem))?;
     Ok(())
-}
-
-#[cfg(feature = "cuda")]
-fn no_kernel() -> Result<()> {
-    Err(Error::Unavailable { backend: "cuda", reason: "it has no kernel for norms yet".to_owned() })
 }
 
 fn launch(
@@ -244,6 +241,13 @@ fn launch(
             gpu.run([0, 0], |_| operator.bind(args))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => no_kernel(),
+        Room::Cuda(gpu) => cuda::Norm::new(gpu, *problem)?.launch(cuda::NormArgs {
+            x: cuda::Rows::contiguous(x.on_cuda()),
+            residual: residual.map(|residual| cuda::Rows::contiguous(residual.on_cuda())),
+            weight: weight.on_cuda(),
+            bias: options.bias.map(Tensor::on_cuda),
+            y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+            sum: sum.map(|sum| cuda::RowsMut::contiguous(sum.on_cuda_mut())),
+        }),
     }
 }

@@ -1,30 +1,12 @@
 use lightspan::ops::{self, NormOptions, Residual};
 use lightspan::problem::{NormKind, NormProblem, NormResidual};
 use lightspan::reference::{self, Estimate, NormInputs};
-use lightspan::{Backend, DType, Device, Error, Result, Tensor};
+use lightspan::{DType, Device, Result, Tensor};
 use proptest::prelude::*;
 
 use crate::support::{
-    self, Numbers, Values, assert_admitted, assert_row_admitted, config, dtypes, overwritten, same_bits,
+    Numbers, Values, assert_admitted, assert_row_admitted, config, devices, dtypes, overwritten, same_bits,
 };
-
-const CUDA: [Backend; 2] = [Backend::Cuda, Backend::CudaEmulated];
-
-/// The devices that have kernels for norms.
-fn devices() -> Vec<Device> {
-    support::devices().into_iter().filter(|device| !CUDA.contains(&device.backend())).collect()
-}
-
-/// What the others answer.
-#[test]
-fn devices_without_a_kernel_say_so() {
-    for device in support::devices().iter().filter(|device| CUDA.contains(&device.backend())) {
-        let x = Tensor::zeros(&[2, 3], DType::F32, device).unwrap();
-        let weight = Tensor::zeros(&[3], DType::F32, device).unwrap();
-        let answer = ops::layer_norm(&x, &weight, &Default::default());
-        assert!(matches!(answer, Err(Error::Unavailable { .. })), "{answer:?}");
-    }
-}
 
 pub const KINDS: [NormKind; 2] = [NormKind::Layer, NormKind::Rms];
 
