@@ -3,18 +3,17 @@
 pub mod dynamic_conv;
 pub mod dynamic_conv_backward;
 mod light_conv_backward;
+mod norm;
 mod products_backward;
 mod span_conv_backward;
 
-use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, Norm, SpanKey, Traffic};
+use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{
-    AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask, NormKind,
-    NormProblem, NormResidual, SpanKeyProblem,
+    AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask, SpanKeyProblem,
 };
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
-use crate::norm;
 use crate::support::{Numbers, config, sequences};
 
 /// What `run` did on an emulated device.
@@ -234,43 +233,6 @@ fn linear_reads_and_writes_what_is_predicted() {
                 let profile = &launch.profile;
                 let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
                 assert_eq!(conflicts, [0, 0], "{} of {rows} x {inputs} x {outputs}, {dtype}", launch.entry);
-            }
-        }
-    }
-}
-
-/// Rows of a warp, of a block, and longer than a block keeps; what must move moves once where it is kept.
-#[test]
-fn norm_reads_and_writes_what_is_predicted() {
-    let device = Device::cuda_emulated();
-    let gpu = device.cuda_gpu().unwrap();
-    let before = |sum| NormResidual::Before { sum };
-    let residuals = [NormResidual::None, before(false), before(true), NormResidual::After];
-    let types = DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)]);
-    for (dtype, parameters) in types {
-        for (tokens, channels) in [(1, 16), (9, 512), (20, 768), (8, 1024), (3, 1040), (2, 8192), (2, 10_000)]
-        {
-            for (kind, residual) in
-                norm::KINDS.into_iter().flat_map(|kind| residuals.map(|other| (kind, other)))
-            {
-                let problem = NormProblem::new(kind, tokens, channels, dtype)
-                    .and_then(|problem| problem.with_parameters(parameters))
-                    .unwrap()
-                    .with_bias(kind == NormKind::Layer)
-                    .with_residual(residual);
-                let call = norm::Call::draw(problem, 0.0, 3);
-                let launches = profiled_launches(&device, || call.run(&device));
-                // The call, and the same into tensors that are there.
-                assert_eq!(launches.len(), 2);
-                let predicted = Norm::new(gpu, problem).unwrap().traffic();
-                launches.iter().for_each(|launch| assert_counted(launch, predicted));
-                let least = problem.bytes()
-                    - channels as u64 * parameters.size() as u64 * (1 + u64::from(problem.has_bias()));
-                if channels <= 8192 {
-                    assert_eq!(predicted.token_bytes(), least, "{problem:?}");
-                }
-                let profile = &launches[0].profile;
-                assert_eq!(profile.shared_loads.conflicts() + profile.shared_stores.conflicts(), 0);
             }
         }
     }
