@@ -16,6 +16,7 @@
 #include "shared/naive_attention.cuh"
 #include "shared/online_softmax.cuh"
 #include "shared/plain_values.cuh"
+#include "shared/reduced.cuh"
 
 using Params = NaiveAttention;
 
@@ -83,25 +84,6 @@ __device__ void make_scores(const float* q, const float* k, const uint4* query_l
     }
 }
 
-// The largest of all threads' numbers, or their sum. `shared` has room for one of each warp.
-template <class Of>
-__device__ float reduced(float number, float* shared, Of of) {
-#pragma unroll
-    for (unsigned lanes = 16; lanes > 0; lanes /= 2) {
-        number = of(number, __shfl_xor_sync(0xffffffffu, number, lanes));
-    }
-    if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = number;
-    }
-    __syncthreads();
-    number = shared[0];
-    for (unsigned warp = 1; warp < THREADS / 32; warp++) {
-        number = of(number, shared[warp]);
-    }
-    __syncthreads();
-    return number;
-}
-
 // Weights in the place of scores, row by row: UNSEEN where a query does not see a key.
 __device__ void normalize_scores(const uint4* query_list, const uint4* key_list, float* scores, const Params& params) {
     __shared__ Work shared_work;
@@ -120,12 +102,12 @@ __device__ void normalize_scores(const uint4* query_list, const uint4* key_list,
         for (int key = first; key < seen.end; key += THREADS) {
             largest = fmaxf(largest, of[key]);
         }
-        largest = reduced(largest, shared, [](float a, float b) { return fmaxf(a, b); });
+        largest = reduced_in_block<THREADS / 32>(largest, shared, [](float a, float b) { return fmaxf(a, b); });
         float total = 0.0f;
         for (int key = first; key < seen.end; key += THREADS) {
             total += exp2_of(of[key] - largest);
         }
-        total = reduced(total, shared, [](float a, float b) { return a + b; });
+        total = reduced_in_block<THREADS / 32>(total, shared, [](float a, float b) { return a + b; });
         const float whole = 1.0f / total;
         // Up to a whole quad: that is how they are read.
         for (int key = int(threadIdx.x); key < (work.keys + 3) / 4 * 4; key += THREADS) {

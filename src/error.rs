@@ -288,6 +288,15 @@ pub enum Error {
     #[error("a convolution with history has no backward pass")]
     HistoryBackward,
 
+    /// A number must be positive: above zero by as much as devices tell from it, and finite.
+    #[error("{what} must be positive, finite and no less than the smallest normal number, got {got}")]
+    NotPositive {
+        /// The number, by its name in the documentation.
+        what: &'static str,
+        /// Its value.
+        got: f32,
+    },
+
     /// A number must be finite.
     #[error("{what} must be finite, got {got}")]
     NotFinite {

@@ -1,6 +1,6 @@
 //! Convolutions that stand in for self-attention, as fused kernels: lightweight and dynamic convolution (Wu et al.
 //! 2019, <https://arxiv.org/abs/1901.10430>), span-based dynamic convolution (Jiang et al. 2020,
-//! <https://arxiv.org/abs/2008.02496>), and the attention and linear layers that they are composed and compared with.
+//! <https://arxiv.org/abs/2008.02496>), the attention and linear layers that they are composed and compared with, and norms.
 //!
 //! There are two doors:
 //!
@@ -35,7 +35,7 @@
 //!
 //! # Training
 //!
-//! Each operator has its backward pass in [`ops`] (as [`ops::light_conv_backward`]) and in the rooms of the devices (as
+//! Each operator but the norms has its backward pass in [`ops`] (as [`ops::light_conv_backward`]) and in the rooms of the devices (as
 //! [`cpu::LightConvBackward`]). It takes what the forward pass took and the gradient of its output. Nothing else is kept, and
 //! nothing is recorded: who calls an operator calls its backward pass. [`Dropout`] drops the weights of a convolution.
 //!

@@ -33,6 +33,7 @@ mod figures;
 mod gpu;
 mod light_conv;
 mod linear;
+mod norm;
 mod span_conv;
 #[cfg(feature = "wgpu")]
 #[path = "../../examples/race/stopwatch.rs"]
@@ -56,6 +57,7 @@ fn main() -> lightspan::Result<()> {
     }
     // A baseline that computes something else is no baseline.
     unfused::check_against_operators()?;
+    norm::check_against_operator()?;
     figures::check();
 
     let mut criterion = Criterion::default()
@@ -73,6 +75,8 @@ fn main() -> lightspan::Result<()> {
     light_conv::large(&mut criterion, &device)?;
     dynamic_conv::by_width(&mut criterion, &device)?;
     linear::by_rows(&mut criterion, &device)?;
+    norm::by_rows(&mut criterion, &device)?;
+    norm::large(&mut criterion, &device)?;
     training::light_conv_by_width(&mut criterion, &device)?;
     training::by_length(&mut criterion, &device)?;
     criterion.final_summary();

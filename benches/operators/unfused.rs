@@ -233,7 +233,7 @@ fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {
     Tensor::from_slice(values, shape, &Device::cpu())
 }
 
-fn assert_close(unfused: &[f32], fused: &Tensor) -> Result<()> {
+pub(crate) fn assert_close(unfused: &[f32], fused: &Tensor) -> Result<()> {
     for (i, (a, b)) in unfused.iter().zip(fused.to_f32()?).enumerate() {
         assert!((a - b).abs() < 1e-4, "element {i}: {a} unfused, {b} fused");
     }

@@ -49,6 +49,7 @@ mod gradients;
 mod history;
 mod light_conv;
 mod linear;
+mod norm;
 mod phase;
 mod product;
 mod rows;
@@ -66,6 +67,7 @@ pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, Dynami
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
 pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
+pub use norm::{Norm, NormArgs};
 pub use rows::{Rows, RowsMut};
 pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
 pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};

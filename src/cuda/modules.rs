@@ -152,6 +152,15 @@ pub(crate) const LINEAR_BACKWARD: &Module = module!("linear_backward");
 /// The same on tensor cores, where a matrix is of 16 bits.
 pub(crate) const LINEAR_BACKWARD_MMA: &Module = module!("linear_backward_mma");
 
+/// Layer norm and RMS norm, with parameters of the same type or of f32.
+pub(crate) fn norm(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("norm_f32"),
+        DType::F16 => module!("norm_f16"),
+        DType::BF16 => module!("norm_bf16"),
+    }
+}
+
 /// The span-aware key: by multiply-adds in f32, on tensor cores in 16 bits, with parameters of the same type or of f32.
 pub(crate) fn span_key(dtype: DType, parameters: DType) -> &'static Module {
     match (dtype, parameters) {

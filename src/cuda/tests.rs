@@ -14,11 +14,11 @@ use crate::cuda::limits::Limits;
 use crate::cuda::linear::Types;
 use crate::cuda::modules::Module;
 use crate::cuda::plan::{Launch, Place};
-use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, span_key};
+use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, norm, span_key};
 use crate::gpu::lock;
 use crate::problem::{
     AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LinearProblem, Mask,
-    SpanKeyProblem,
+    NormKind, NormProblem, NormResidual, SpanKeyProblem,
 };
 use crate::{DType, Error, Sequences, Window};
 
@@ -93,6 +93,37 @@ fn every_linear_layer_has_a_plan() {
             }
         }
     }
+}
+
+#[test]
+fn every_norm_has_a_plan() {
+    let mut entries = std::collections::BTreeSet::new();
+    for (tokens, channels) in [(0, 1), (1, 1), (9, 6), (40_000, 1024), (7, 1026), (1 << 30, 8), (3, 100_000)]
+    {
+        for (dtype, parameters) in types() {
+            let problem = NormProblem::new(NormKind::Layer, tokens, channels, dtype)
+                .and_then(|problem| problem.with_parameters(parameters))
+                .unwrap()
+                .with_residual(NormResidual::Before { sum: true });
+            let places = norm::Places::contiguous(&problem);
+            let away = Place { address: dtype.size() as u64, stride: channels };
+            for places in
+                [places, norm::Places { sum: away, ..places }, norm::Places { residual: away, ..places }]
+            {
+                for limits in &DEVICES {
+                    match norm::plan(&problem, &places, limits).unwrap() {
+                        Some(launch) => {
+                            assert_there(&launch);
+                            entries.insert((launch.module.name, launch.entry));
+                        }
+                        None => assert_eq!(tokens, 0),
+                    }
+                }
+            }
+        }
+    }
+    // Of 22 that there are, those of units that these rows have.
+    assert!(entries.len() > 15, "{entries:?}");
 }
 
 #[test]

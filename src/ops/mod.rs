@@ -1,10 +1,11 @@
 //! The operators on tensors.
 //!
 //! Each takes what it must have as arguments and the rest as options with defaults, and comes twice: `light_conv`
-//! makes its output, `light_conv_into` writes one that is there. Everything is checked before anything is allocated or
+//! makes its output, `light_conv_into` writes one that is there. (Those of norms that also give the sum with their residual
+//! have a third form, as [`layer_norm_with_sum`].) Everything is checked before anything is allocated or
 //! launched, and what is wrong is a typed [`Error`](crate::Error).
 //!
-//! Each also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
+//! Each but the norms also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
 //! [`LightConvWanted`] says), from the inputs and the gradient of the output.
 //!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
@@ -16,6 +17,7 @@ mod dynamic_conv;
 mod history;
 mod light_conv;
 mod linear;
+mod norm;
 mod span_conv;
 mod span_key;
 
@@ -34,6 +36,10 @@ pub use dynamic_conv::{
 pub use history::{history, history_into};
 pub use light_conv::{ConvOptions, LightConvGradients, light_conv, light_conv_backward, light_conv_into};
 pub use linear::{LinearGradients, LinearOptions, linear, linear_backward, linear_into};
+pub use norm::{
+    NormOptions, Residual, layer_norm, layer_norm_into, layer_norm_with_sum, rms_norm, rms_norm_into,
+    rms_norm_with_sum,
+};
 pub use span_conv::{
     SpanConvGradients, SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_backward,
     span_conv_into,

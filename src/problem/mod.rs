@@ -13,6 +13,7 @@ mod dynamic_conv;
 mod history;
 mod light_conv;
 mod linear;
+mod norm;
 mod span_conv;
 mod span_key;
 
@@ -22,6 +23,7 @@ pub use dynamic_conv::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicCo
 pub use history::HistoryProblem;
 pub use light_conv::{LightConvBackwardProblem, LightConvProblem, LightConvWanted};
 pub use linear::{Activation, LinearBackwardProblem, LinearProblem, LinearWanted};
+pub use norm::{NormKind, NormProblem, NormResidual};
 pub use span_conv::{SpanConvBackwardProblem, SpanConvProblem, SpanConvWanted};
 pub use span_key::{SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted};
 

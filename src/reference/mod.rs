@@ -28,6 +28,7 @@ mod gradients;
 mod history;
 mod light_conv;
 mod linear;
+mod norm;
 mod span_conv;
 mod span_key;
 mod taps;
@@ -40,6 +41,7 @@ pub use estimate::{ARITHMETIC, Estimate, PER_TERM};
 pub use history::history;
 pub use light_conv::{LightConvGradients, LightConvInputs, light_conv, light_conv_backward};
 pub use linear::{LinearGradients, LinearInputs, linear, linear_backward};
+pub use norm::{NormInputs, NormOutputs, norm};
 pub use span_conv::{SpanConvGradients, SpanConvInputs, span_conv, span_conv_backward};
 pub use span_key::{SpanKeyGradients, SpanKeyInputs, span_key, span_key_backward};
 

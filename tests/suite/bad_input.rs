@@ -3,8 +3,8 @@
 mod problems;
 
 use lightspan::ops::{
-    self, AttentionOptions, ConvOptions, DynamicConvOptions, SpanConvHistory, SpanConvOptions,
-    SpanConvTensors, SpanKeyOptions, SpanKeyTensors,
+    self, AttentionOptions, ConvOptions, DynamicConvOptions, NormOptions, Residual, SpanConvHistory,
+    SpanConvOptions, SpanConvTensors, SpanKeyOptions, SpanKeyTensors,
 };
 use lightspan::{DType, Device, Dims, Error, Sequences, Tensor, Window, bf16};
 
@@ -213,6 +213,51 @@ fn linear() {
         (into(zeros([10, 3], F32)), shape("y", [2, 5, 3], [10, 3])),
         (into(zeros([2, 5, 3], F16)), dtype("y", F32, F16)),
     ]);
+}
+
+#[test]
+fn norm() {
+    let (x, weight, other) = (zeros([2, 5, 6], F32), zeros([6], F32), zeros([5], F32));
+    let plain = NormOptions::default();
+    let before = |residual| NormOptions { residual: Residual::Before(residual), ..plain };
+    let flat = zeros([10, 6], F32);
+    let half = zeros([2, 5, 6], F16);
+    for run in [ops::layer_norm, ops::rms_norm] {
+        each([
+            (run(&zeros([], F32), &weight, &plain), any_shape("x", [None], [])),
+            (run(&zeros([3, 0], F32), &weight, &plain), Error::ZeroSize { what: "channels" }),
+            (run(&x, &other, &plain), shape("weight", [6], [5])),
+            (run(&x, &zeros([6, 1], F32), &plain), shape("weight", [6], [6, 1])),
+            (run(&x, &zeros([6], F16), &plain), dtype("weight", F32, F16)),
+            (run(&x, &weight, &NormOptions { bias: Some(&other), ..plain }), shape("bias", [6], [5])),
+            (run(&x, &weight, &before(&flat)), shape("residual", [2, 5, 6], [10, 6])),
+            (run(&x, &weight, &before(&half)), dtype("residual", F32, F16)),
+            (
+                run(&x, &weight, &NormOptions { eps: Some(0.0), ..plain }),
+                Error::NotPositive { what: "eps", got: 0.0 },
+            ),
+        ]);
+    }
+    let missing = Error::Missing { tensor: "residual before" };
+    let after = NormOptions { residual: Residual::After(&x), ..plain };
+    for run in [ops::layer_norm_with_sum, ops::rms_norm_with_sum] {
+        each([(run(&x, &weight, &plain), missing.clone()), (run(&x, &weight, &after), missing.clone())]);
+    }
+    let good = || zeros([2, 5, 6], F32);
+    for into in [ops::layer_norm_into, ops::rms_norm_into] {
+        let run = |mut y: Tensor, sum: Option<Tensor>, options: &NormOptions<'_>| {
+            let mut sum = sum;
+            into(&mut y, sum.as_mut(), &x, &weight, options)
+        };
+        each([
+            (run(zeros([10, 6], F32), None, &plain), shape("y", [2, 5, 6], [10, 6])),
+            (run(zeros([2, 5, 6], F16), None, &plain), dtype("y", F32, F16)),
+            (run(good(), Some(good()), &after), missing.clone()),
+            (run(good(), Some(zeros([10, 6], F32)), &before(&x)), shape("sum", [2, 5, 6], [10, 6])),
+            (run(good(), Some(zeros([2, 5, 6], BF16)), &before(&x)), dtype("sum", F32, BF16)),
+        ]);
+        assert_eq!(run(good(), Some(good()), &before(&x)), Ok(()));
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use lightspan::problem::{
     AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem, Mask,
-    SpanConvProblem, SpanKeyProblem,
+    NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
 };
 use lightspan::{DType, SequenceShape, Sequences, Window};
 
@@ -132,6 +132,28 @@ fn linear() {
     assert_eq!(linear(BF16).with_bias(true).bytes(), 2 * (x + y + weight + bias));
     let wide = linear(F16).with_bias(true).with_parameters(F32).unwrap();
     assert_eq!((wide.flops(), wide.bytes()), (flops, 2 * (x + y) + 4 * (weight + bias)));
+}
+
+#[test]
+fn norm() {
+    let norm = |kind, dtype| NormProblem::new(kind, 3, 5, dtype).unwrap();
+    let (rows, channels) = (3 * 5, 5);
+    // The square and its sum, the products with one over the root and with the weight.
+    let plain = norm(NormKind::Rms, F32);
+    assert_eq!((plain.flops(), plain.bytes()), (4 * rows, 4 * (2 * rows + channels)));
+    // The sum of the mean, and the difference from it.
+    let layer = norm(NormKind::Layer, BF16);
+    assert_eq!((layer.flops(), layer.bytes()), (6 * rows, 2 * (2 * rows + channels)));
+    let full = norm(NormKind::Layer, F16)
+        .with_parameters(F32)
+        .unwrap()
+        .with_bias(true)
+        .with_residual(NormResidual::Before { sum: true });
+    assert_eq!((full.flops(), full.bytes()), (8 * rows, 2 * (4 * rows) + 4 * (2 * channels)));
+    for residual in [NormResidual::After, NormResidual::Before { sum: false }] {
+        let two = norm(NormKind::Rms, F16).with_residual(residual);
+        assert_eq!((two.flops(), two.bytes()), (5 * rows, 2 * (3 * rows + channels)));
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod laws;
 mod light_conv;
 mod linear;
 mod long_sums;
+mod norm;
 mod own_buffers;
 mod required;
 mod span_conv;

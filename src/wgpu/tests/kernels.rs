@@ -2,7 +2,7 @@ use naga::back::{hlsl, msl};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use crate::wgpu::shader::{Kernel, WORKGROUP_BYTES};
-use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, reduce, span_key};
+use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, norm, reduce, span_key};
 
 /// Every kernel that any plan can ask for.
 pub(super) fn kernels() -> Vec<Kernel> {
@@ -15,6 +15,7 @@ pub(super) fn kernels() -> Vec<Kernel> {
         linear::kernels(),
         attention::kernels(),
         history::kernels(),
+        norm::kernels(),
         reduce::kernels(),
     ]
     .concat()
@@ -172,6 +173,7 @@ fn no_size_is_part_of_a_kernel() {
         "MEANS",
         "GRADIENT",
         "DROPOUT",
+        "SUM",
     ];
     let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED", "VALUE_QUADS", "TAP_QUADS"];
     for kernel in kernels() {

@@ -4,14 +4,14 @@ use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
     AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
     DynamicConvProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem, LinearProblem, LinearWanted,
-    Mask, SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps,
+    Mask, NormKind, NormProblem, NormResidual, SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps,
 };
 use crate::wgpu::plan::{Launch, Place, Tokens, tile_parameters};
 use crate::wgpu::shader::{DEPTH, MEMORY, WORKGROUP};
 use crate::wgpu::tests::backward::{attend_backward, key_backward, layer_backward};
 use crate::wgpu::tests::convolutions::{dynamic_backward, light_backward};
 use crate::wgpu::tests::kernels::{kernels, module};
-use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, span_key};
+use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, norm, span_key};
 use crate::{DType, Error, Normalize, Result, Sequences, Window};
 
 /// What a big GPU allows.
@@ -125,6 +125,10 @@ fn product(problem: &LinearProblem, limits: &Limits) -> Result<Vec<Launch>> {
     let places = linear::Places { x, weight: 0, bias: 0, y };
     let types = linear::Types { x: problem.dtype(), parameters: problem.parameters(), y: problem.dtype() };
     Ok(linear::plan(problem, &places, types, limits)?.into_iter().collect())
+}
+
+fn normed(problem: &NormProblem, limits: &Limits) -> Result<Vec<Launch>> {
+    norm::plan(problem, &norm::Places::contiguous(problem), limits)
 }
 
 fn attend(problem: &AttentionProblem, kind: AttentionKind, limits: &Limits) -> Result<Vec<Launch>> {
@@ -242,6 +246,31 @@ fn products_fit_the_smallest_device() {
 }
 
 #[test]
+fn norms_fit_the_smallest_device() {
+    for tokens in [0, 1, 31, 33, 4096, 1 << 20] {
+        for channels in [1, 2, 63, 64, 65, 512, 1000, 2048, 100_000] {
+            for residual in [NormResidual::None, NormResidual::Before { sum: true }] {
+                let problem = NormProblem::new(NormKind::Layer, tokens, channels, DType::F32).unwrap();
+                let problem = problem.with_residual(residual);
+                if tokens * channels > 1 << 31 {
+                    continue;
+                }
+                let launches = check(&problem, |limits| normed(&problem, limits));
+                let expected = if tokens == 0 { 0 } else { 1 + usize::from(problem.has_sum()) };
+                assert_eq!(launches.len(), expected, "{problem:?}");
+                for launch in launches {
+                    let lanes = parameter(&launch, "lanes");
+                    assert!(lanes.is_power_of_two() && lanes <= WORKGROUP);
+                    assert_eq!(parameter(&launch, "groups"), tokens.div_ceil(WORKGROUP / lanes));
+                    // Half the invocations of a row and more have something to do, where a row is no shorter than these.
+                    assert!(lanes == 8 || 4 * lanes < channels, "{lanes} invocations for {channels}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn attention_fits_the_smallest_device() {
     for sequences in sequences() {
         for (heads, d) in [(1, 1), (8, 64), (4, 65), (2, 128), (3, 256), (1, 300)] {
@@ -299,6 +328,13 @@ fn parameters_are_those_of_the_kernel() {
         product(&LinearProblem::new(9, 8, 7, DType::F32).unwrap(), &limits).unwrap(),
         attend(&attention, AttentionKind::Fused, &limits).unwrap(),
         attend(&attention, AttentionKind::Naive, &limits).unwrap(),
+        normed(
+            &NormProblem::new(NormKind::Rms, 9, 8, DType::BF16)
+                .unwrap()
+                .with_residual(NormResidual::Before { sum: true }),
+            &limits,
+        )
+        .unwrap(),
         history::plan(&history, places, true, &limits).unwrap().into_iter().collect(),
         layer_backward(&layer, &limits).unwrap(),
         dynamic_backward(given, &limits).unwrap(),

@@ -1,6 +1,8 @@
 //! What windows, sequences and problems refuse.
 
-use lightspan::problem::{AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, SpanKeyProblem};
+use lightspan::problem::{
+    AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, NormKind, NormProblem, SpanKeyProblem,
+};
 use lightspan::{DType, Error, Result, SequenceShape, Sequences, Window};
 
 use crate::bad_input::window;
@@ -107,4 +109,25 @@ fn linear_and_attention() {
             Error::NotFinite { what: "scale", got: f32::INFINITY },
         ),
     ]);
+}
+
+#[test]
+fn norm() {
+    let norm = |channels| NormProblem::new(NormKind::Layer, 3, channels, F16);
+    let huge = usize::MAX / 4;
+    each([
+        (norm(0), Error::ZeroSize { what: "channels" }),
+        (norm(huge), Error::TooLarge { what: "x", sizes: vec![3, huge] }),
+        (
+            norm(4).and_then(|norm| norm.with_parameters(BF16)),
+            Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
+        ),
+    ]);
+    // Devices may take what is smaller than any normal number for zero.
+    for eps in [0.0, -0.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE / 2.0] {
+        each([(norm(4).and_then(|norm| norm.with_eps(eps)), Error::NotPositive { what: "eps", got: eps })]);
+    }
+    let nan = norm(4).and_then(|norm| norm.with_eps(f32::NAN));
+    assert!(matches!(nan, Err(Error::NotPositive { what: "eps", got }) if got.is_nan()));
+    assert_eq!(norm(4).and_then(|norm| norm.with_eps(f32::MIN_POSITIVE)).unwrap().eps(), f32::MIN_POSITIVE);
 }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::support::cuda::{Input, Scatter, Scratch, cuda_device};
 use crate::support::{ConvCase, Numbers, config, conv_case, long_conv_case};
-use crate::{attention, dynamic_conv, light_conv, linear, span_conv, span_key};
+use crate::{attention, dynamic_conv, light_conv, linear, norm, span_conv, span_key};
 
 /// Where tensors lie.
 fn place() -> impl Strategy<Value = (u64, usize)> {
@@ -264,6 +264,34 @@ proptest! {
             .unwrap();
         let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
         output.check(&expected)?;
+    }
+
+    /// Rows, weight and bias anywhere, so that units of every size are taken.
+    #[test]
+    fn norms(problem in norm::problem(), seed in any::<u64>(), (place, step) in place()) {
+        let Some(device) = cuda_device() else { return Ok(()) };
+        let (call, mut scatter) = (norm::Call::draw(problem, 1.0, seed), Scatter::new(&device, place, step));
+        let channels = problem.channels();
+        let x = scatter.rows(&call.x, channels);
+        let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, channels));
+        let weight = scatter.elements(&call.weight);
+        let bias = scatter.optional(&call.bias);
+        let mut output = || scatter.output(problem.tokens(), channels, problem.dtype());
+        let (mut y, mut sum) = (output(), output());
+        let operator = room::Norm::new(device.cuda_gpu().unwrap(), problem).unwrap();
+        operator
+            .launch(room::NormArgs {
+                x: x.rows(),
+                residual: residual.as_ref().map(Input::rows),
+                weight: weight.elements(),
+                bias: elements(&bias),
+                y: y.rows(),
+                sum: problem.has_sum().then(|| sum.rows()),
+            })
+            .unwrap();
+        let (of_y, of_sum) = call.expected();
+        y.check(&of_y)?;
+        sum.check(&of_sum.unwrap_or_default())?;
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod dynamic_conv;
 mod dynamic_conv_backward;
 mod gradients;
 mod light_conv_backward;
+mod norm;
 mod products_backward;
 mod span_conv_backward;
 

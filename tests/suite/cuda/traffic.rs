@@ -3,6 +3,7 @@
 pub mod dynamic_conv;
 pub mod dynamic_conv_backward;
 mod light_conv_backward;
+mod norm;
 mod products_backward;
 mod span_conv_backward;
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::dynamic_conv::{Generator, generator};
 use crate::support::{ConvCase, Memory, Numbers, Values, config, conv_case, long_conv_case};
-use crate::{attention, dynamic_conv, light_conv, linear, span_conv, span_key};
+use crate::{attention, dynamic_conv, light_conv, linear, norm, span_conv, span_key};
 
 /// How memory differs from that of a tensor: NaN after each row of tokens, and after all parameters.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +176,27 @@ fn linear(call: &linear::Call, slack: Slack) -> Result<(), TestCaseError> {
     })
 }
 
+fn normed(call: &norm::Call, slack: Slack) -> Result<(), TestCaseError> {
+    let channels = call.problem.channels();
+    let (x, stride) = slack.rows(&call.x, channels);
+    let residual = call.residual.as_ref().map(|residual| slack.rows(residual, channels));
+    let (weight, bias) = (slack.parameter(&call.weight), slack.optional(&call.bias));
+    let operator = cpu::Norm::new(call.problem);
+    let run = |y: RowsMut<'_>, sum: Option<RowsMut<'_>>| {
+        let residual = residual.as_ref().map(|(residual, stride)| residual.rows(*stride));
+        let (weight, bias) = (weight.elements(), elements(&bias));
+        let args = cpu::NormArgs { x: x.rows(stride), residual, weight, bias, y, sum };
+        operator.run(args, &mut scratch(operator.scratch_len()))
+    };
+    let (y, sum) = call.run(&Device::cpu());
+    let mut other = Memory::new(vec![0.0; call.problem.tokens() * channels], call.problem.dtype());
+    slack.same(&y, channels, |y| run(y, call.problem.has_sum().then(|| other.rows_mut(channels))))?;
+    match sum {
+        Some(sum) => slack.same(&sum, channels, |sum| run(other.rows_mut(channels), Some(sum))),
+        None => Ok(()),
+    }
+}
+
 fn attend(case: &attention::Case, kind: AttentionKind, slack: Slack) -> Result<(), TestCaseError> {
     let (call, channels) = (attention::Call::draw(case), case.heads * case.head_channels);
     let [(q, stride), (k, _), (v, _)] =
@@ -226,6 +247,11 @@ proptest! {
     #[test]
     fn linear_layer(problem in linear::problem(), seed in any::<u64>(), slack in slack()) {
         linear(&linear::Call::draw(problem, seed), slack)?;
+    }
+
+    #[test]
+    fn norms(problem in norm::problem(), seed in any::<u64>(), slack in slack()) {
+        normed(&norm::Call::draw(problem, 1.0, seed), slack)?;
     }
 
     /// Without gaps: its products may take another path, and another last bit, where one column has a stride.
@@ -287,6 +313,9 @@ fn parameters_may_be_longer_than_needed() {
         dynamic(&case, Generator::Given, slack).unwrap();
         let problem = lightspan::problem::LinearProblem::new(9, 5, 7, parameters).unwrap().with_bias(true);
         linear(&linear::Call::draw(problem, 2), slack).unwrap();
+        let kind = lightspan::problem::NormKind::Layer;
+        let problem = lightspan::problem::NormProblem::new(kind, 9, 5, parameters).unwrap().with_bias(true);
+        normed(&norm::Call::draw(problem, 1.0, 2), slack).unwrap();
         // Last those that copy a generator.
         dynamic(&case, Generator::Own { weight_bias: true }, slack).unwrap();
         span(&case, 7, slack).unwrap();

@@ -7,7 +7,7 @@ use lightspan::cpu::{self, Elements, ElementsMut, Rows, RowsMut, TapArgs};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
     AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem,
-    SpanConvProblem, SpanKeyProblem,
+    NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
 };
 use lightspan::{DType, DropoutRate, Error, Sequences, Window, bf16, f16};
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::dynamic_conv::{self, generator};
 use crate::support::gpu::default_device;
 use crate::support::{assert_admitted, config, conv_case, long_conv_case};
-use crate::{attention, light_conv, linear, span_conv, span_key};
+use crate::{attention, light_conv, linear, norm, span_conv, span_key};
 
 fn check(expected: &[Estimate], run: impl FnOnce(&Device) -> Tensor) -> Result<(), TestCaseError> {
     match default_device() {
@@ -49,6 +49,12 @@ proptest! {
         let call = linear::Call::draw(problem, seed);
         let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
         check(&expected, |device| call.run(device))?;
+    }
+
+    #[test]
+    fn norms(problem in norm::problem(), seed in any::<u64>()) {
+        let call = norm::Call::draw(problem, 1.0, seed);
+        check(&call.expected().0, |device| call.run(device).0)?;
     }
 
     #[test]

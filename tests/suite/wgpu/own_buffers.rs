@@ -10,7 +10,7 @@ use crate::dynamic_conv::generator;
 use crate::support::gpu::{Scatter, default_device, gpu_device};
 use crate::support::{ConvCase, config, conv_case, long_conv_case};
 use crate::wgpu::prepared::{self, Prepared, run};
-use crate::{attention, linear};
+use crate::{attention, linear, norm};
 
 /// Where tensors lie, and on which device.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,21 @@ proptest! {
     #[test]
     fn linear_layer(problem in linear::problem(), seed in any::<u64>(), place in place()) {
         check(place, |gpu, scatter| prepared::linear(gpu, &linear::Call::draw(problem, seed), scatter))?;
+    }
+
+    #[test]
+    fn norms(problem in norm::problem(), seed in any::<u64>(), place in place()) {
+        let call = norm::Call::draw(problem, 1.0, seed);
+        let Some(device) = (if place.default_limits { default_device() } else { gpu_device() }) else {
+            return Ok(());
+        };
+        let gpu = device.gpu().unwrap();
+        let [y, sum] = prepared::norm(gpu, &call, &mut Scatter::new(gpu, place.seed, place.step));
+        run(gpu, [&y]);
+        y.check()?;
+        if problem.has_sum() {
+            sum.check()?;
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! reach.
 
 use ::wgpu::Limits;
-use lightspan::problem::LinearProblem;
+use lightspan::problem::{LinearProblem, NormProblem};
 use lightspan::{DType, Device, Normalize, Sequences, Window};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 use crate::dynamic_conv::{self, Generator};
 use crate::support::gpu::device_with;
 use crate::support::{ConvCase, Selection, config};
-use crate::{attention, light_conv, linear, span_conv, span_key};
+use crate::{attention, light_conv, linear, norm, span_conv, span_key};
 
 /// Convolutions of one kind and of all sizes; the channels of a head are even.
 fn case(dtype: DType, normalize: Normalize, bias: bool) -> impl Strategy<Value = ConvCase> {
@@ -100,6 +100,17 @@ fn linear_has_two() {
     });
     ends_with(2, (problem, any::<u64>()), |(problem, seed), device| {
         linear::Call::draw(problem, seed).run(device);
+    });
+}
+
+/// One for the norm, of either kind and with a residual anywhere, and one for the sum.
+#[test]
+fn norm_has_two() {
+    ends_with(2, (norm::problem(), any::<u64>()), |(problem, seed), device| {
+        let [kind, tokens, channels] = [seed as usize % 2, problem.tokens(), 2 * problem.channels()];
+        let even = NormProblem::new(norm::KINDS[kind], tokens, channels, DType::F16).unwrap();
+        let even = even.with_bias(problem.has_bias()).with_residual(problem.residual());
+        norm::Call::draw(even, 0.0, seed).run(device);
     });
 }
 

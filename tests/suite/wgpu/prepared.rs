@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseError;
 use crate::dynamic_conv::{self, Generator};
 use crate::support::gpu::{Input, Output, Scatter};
 use crate::support::{ConvCase, Numbers};
-use crate::{attention, light_conv, linear, span_conv, span_key};
+use crate::{attention, light_conv, linear, norm, span_conv, span_key};
 
 /// A call that is ready to be recorded, and what it should write.
 pub struct Prepared {
@@ -164,6 +164,31 @@ pub fn linear(gpu: &Gpu, call: &linear::Call, scatter: &mut Scatter<'_>) -> Prep
     let bound = room::Linear::new(gpu, problem).unwrap().bind(args).unwrap();
     let expected = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
     Prepared { call: bound, output, expected }
+}
+
+/// Its sum, where it wants one, is checked here: it lies in a buffer of its own.
+pub fn norm(gpu: &Gpu, call: &norm::Call, scatter: &mut Scatter<'_>) -> [Prepared; 2] {
+    let (problem, channels) = (call.problem, call.problem.channels());
+    let x = scatter.rows(&call.x, channels);
+    let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, channels));
+    let (weight, bias) = (scatter.elements(&call.weight), scatter.optional(&call.bias));
+    let mut output = || scatter.output(problem.tokens(), channels, problem.dtype());
+    let (y, sum) = (output(), output());
+    let args = room::NormArgs {
+        x: x.rows(),
+        residual: residual.as_ref().map(Input::rows),
+        weight: weight.elements(),
+        bias: elements(&bias),
+        y: y.rows(),
+        sum: problem.has_sum().then(|| sum.rows()),
+    };
+    let bound = room::Norm::new(gpu, problem).unwrap().bind(args).unwrap();
+    let (of_y, of_sum) = call.expected();
+    let of_sum = of_sum.unwrap_or_default();
+    [
+        Prepared { call: bound.clone(), output: y, expected: of_y },
+        Prepared { call: bound, output: sum, expected: of_sum },
+    ]
 }
 
 pub fn attention(

@@ -1,4 +1,4 @@
-//! The same of linear layers and attention, and of the history of a decoder.
+//! The same of linear layers, norms and attention, and of the history of a decoder.
 
 use super::*;
 
@@ -30,6 +30,54 @@ fn linear() {
         (run(true, cpu::LinearArgs { bias: Some(some(4)), ..plain(y()) }), short("bias", 5)),
         (run(true, cpu::LinearArgs { bias: Some(bf16s()), ..plain(y()) }), dtype("bias", BF16)),
     ]);
+    assert!(outputs.untouched());
+}
+
+#[test]
+fn norm() {
+    let mut outputs = Outputs::new(6, 4);
+    let mut ys = outputs.calls.chunks_mut(outputs.len).map(RowsMut::contiguous);
+    let mut y = || ys.next().unwrap();
+    let plain = |y| cpu::NormArgs { x: rows(24), residual: None, weight: some(4), bias: None, y, sum: None };
+    let run = |residual, bias, args| {
+        let problem = NormProblem::new(NormKind::Layer, 6, 4, F32).unwrap();
+        let operator = cpu::Norm::new(problem.with_residual(residual).with_bias(bias));
+        assert_eq!(operator.problem().has_bias(), bias);
+        operator.run(args, &mut vec![0.0; operator.scratch_len()])
+    };
+    let of_y = [
+        RowsMut::contiguous(&mut outputs.short[..]),
+        RowsMut::strided(&mut outputs.narrow[..], 3),
+        RowsMut::contiguous(&mut outputs.half[..]),
+    ];
+    let none = NormResidual::None;
+    each(of_y.map(|y| run(none, false, plain(y))).into_iter().zip(wrong_outputs("y", 6, 4)));
+    let (after, before) = (NormResidual::After, NormResidual::Before { sum: true });
+    let added = |residual, y| cpu::NormArgs { residual: Some(residual), ..plain(y) };
+    let summed = |sum, y| cpu::NormArgs { sum, ..added(rows(24), y) };
+    let (mut sums, mut few, mut halves) = ([0.0f32; 24], [0.0f32; 23], [f16::ONE; 24]);
+    each([
+        (run(none, false, cpu::NormArgs { x: rows(23), ..plain(y()) }), short("x", 24)),
+        (run(none, false, cpu::NormArgs { x: f16_rows(), ..plain(y()) }), dtype("x", F16)),
+        (run(none, false, cpu::NormArgs { x: Rows::strided(&ONES[..], 3), ..plain(y()) }), stride("x", 4)),
+        (run(none, false, cpu::NormArgs { weight: some(3), ..plain(y()) }), short("weight", 4)),
+        (run(none, false, cpu::NormArgs { weight: bf16s(), ..plain(y()) }), dtype("weight", BF16)),
+        (run(none, false, cpu::NormArgs { bias: Some(some(4)), ..plain(y()) }), surplus("bias")),
+        (run(none, true, plain(y())), missing("bias")),
+        (run(none, true, cpu::NormArgs { bias: Some(some(3)), ..plain(y()) }), short("bias", 4)),
+        (run(none, false, added(rows(24), y())), surplus("residual")),
+        (run(after, false, plain(y())), missing("residual")),
+        (run(after, false, added(rows(23), y())), short("residual", 24)),
+        (run(after, false, added(f16_rows(), y())), dtype("residual", F16)),
+        (run(before, false, added(rows(24), y())), missing("sum")),
+        (run(after, false, summed(Some(RowsMut::contiguous(&mut sums[..])), y())), surplus("sum")),
+        (run(before, false, summed(Some(RowsMut::contiguous(&mut few[..])), y())), short("sum", 24)),
+        (run(before, false, summed(Some(RowsMut::contiguous(&mut halves[..])), y())), dtype("sum", F16)),
+    ]);
+    let operator = cpu::Norm::new(NormProblem::new(NormKind::Rms, 6, 4, F32).unwrap());
+    let (expected, got) = (operator.scratch_len(), operator.scratch_len() - 1);
+    assert_eq!(operator.run(plain(y()), &mut vec![0.0; got]), Err(Error::Scratch { expected, got }));
+    assert!(sums.iter().chain(&few).all(|&sum| sum == 0.0));
     assert!(outputs.untouched());
 }
 

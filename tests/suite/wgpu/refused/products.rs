@@ -1,8 +1,12 @@
-//! Linear layers and attention, and buffers of another device.
+//! Linear layers, norms and attention, and buffers of another device.
 
 use lightspan::ops::AttentionKind;
-use lightspan::problem::{AttentionProblem, LightConvProblem, LinearProblem};
-use lightspan::wgpu::{Attention, AttentionArgs, LightConv, LightConvArgs, Linear, LinearArgs};
+use lightspan::problem::{
+    AttentionProblem, LightConvProblem, LinearProblem, NormKind, NormProblem, NormResidual,
+};
+use lightspan::wgpu::{
+    Attention, AttentionArgs, LightConv, LightConvArgs, Linear, LinearArgs, Norm, NormArgs,
+};
 use lightspan::{DType::F16, DType::F32, Sequences};
 
 use super::*;
@@ -62,6 +66,53 @@ fn half_words() {
     let three = empty(&b.gpu, 6, BufferUsages::STORAGE);
     let needed = Error::Length { tensor: "x", expected: 4, got: 3 };
     assert_eq!(run((&three).into()), Err(needed));
+}
+
+#[test]
+fn norm() {
+    let Some(b) = Bench::new() else { return };
+    let plain = NormArgs {
+        x: rows(b.some()),
+        residual: None,
+        weight: b.some(),
+        bias: None,
+        y: rows(b.out()),
+        sum: None,
+    };
+    let run = |residual, bias, args| {
+        let problem = NormProblem::new(NormKind::Layer, 6, 4, F32).unwrap();
+        Norm::new(&b.gpu, problem.with_residual(residual).with_bias(bias)).unwrap().bind(args)
+    };
+    let sums = empty(&b.gpu, 4 * NUMBERS as u64, BufferUsages::STORAGE);
+    let (none, after, before) = (NormResidual::None, NormResidual::After, NormResidual::Before { sum: true });
+    let added = NormArgs { residual: Some(rows(b.some())), ..plain };
+    let summed = NormArgs { sum: Some(rows((&sums).into())), ..added };
+    let full = NormArgs { bias: Some(b.some()), ..added };
+    assert_eq!(run(none, false, plain).unwrap().dispatches(), 1);
+    assert_eq!(run(after, true, full).unwrap().dispatches(), 1);
+    assert_eq!(run(before, false, summed).unwrap().dispatches(), 2);
+    each([
+        (run(none, false, NormArgs { x: rows(b.last(23)), ..plain }), short("x")),
+        (run(none, false, NormArgs { x: rows(b.unbound()), ..plain }), usage("x")),
+        (run(none, false, NormArgs { x: Rows::strided(b.some(), 3), ..plain }), stride("x", 4)),
+        (run(none, false, NormArgs { x: rows(b.out()), ..plain }), shared("y", "x")),
+        (run(none, false, NormArgs { weight: b.last(3), ..plain }), short("weight")),
+        (run(none, false, NormArgs { weight: b.out(), ..plain }), shared("y", "weight")),
+        (run(none, false, NormArgs { bias: Some(b.some()), ..plain }), surplus("bias")),
+        (run(none, true, plain), missing("bias")),
+        (run(none, true, NormArgs { bias: Some(b.last(3)), ..plain }), short("bias")),
+        (run(none, false, added), surplus("residual")),
+        (run(after, false, plain), missing("residual")),
+        (run(after, false, NormArgs { residual: Some(rows(b.last(23))), ..plain }), short("residual")),
+        (run(after, false, NormArgs { residual: Some(rows(b.out())), ..plain }), shared("y", "residual")),
+        (run(before, false, added), missing("sum")),
+        (run(after, false, summed), surplus("sum")),
+        (run(before, false, NormArgs { sum: Some(rows(b.some())), ..added }), shared("sum", "x")),
+        (run(before, false, NormArgs { sum: Some(rows(b.out())), ..added }), shared("sum", "y")),
+        (run(before, false, NormArgs { sum: Some(rows(b.unbound())), ..added }), usage("sum")),
+        (run(none, false, NormArgs { y: Rows::strided(b.out(), 3), ..plain }), stride("y", 4)),
+        (run(none, false, NormArgs { y: rows(Elements::at(&b.output, NUMBERS - 23)), ..plain }), short("y")),
+    ]);
 }
 
 #[test]
