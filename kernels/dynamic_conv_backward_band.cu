@@ -20,7 +20,7 @@
 // Floor and prediction, written before the first run on a GPU. 8 sequences of 4096 tokens, 1024 channels in 16 heads, bf16,
 // logits in f32, K = 31, on an H100 (as in `dynamic_conv_backward.cu`):
 //   264 MB, 88 us. Tiles of 128 tokens read 23 % of x twice, mostly from L2. 24 products of 16 x 8 for 16 tokens and a head,
-//   6 us. The emulator counts 102 instructions of a warp for each token and head, where multiply-adds take 581 (f32): 60 us of
+//   6 us. The emulator counts 102 instructions of a warp for each token and head, where multiply-adds take 702 (f32): 60 us of
 //   issue, beside the bytes, with 16 warps a multiprocessor. Predicted 110 to 140 us.
 //   K = 127: 666 MB, 222 us; 293 instructions, 171 us. Predicted 260 to 340 us.
 
