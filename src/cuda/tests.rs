@@ -353,7 +353,8 @@ fn kernels_are_small() {
         .chain(types().map(|(dtype, parameters)| modules::linear(dtype, parameters)))
         .chain(types().map(|(dtype, parameters)| modules::span_key(dtype, parameters)))
         .chain(DType::ALL.map(modules::attention))
-        .chain(DType::ALL.map(modules::attention_naive));
+        .chain(DType::ALL.map(modules::attention_naive))
+        .chain(DType::ALL.map(modules::norm));
     let sizes: BTreeMap<_, _> = all.map(|module| (module.name, module.packed_len())).collect();
     assert!(sizes.values().sum::<usize>() < 3_000_000, "{sizes:?}");
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx")).unwrap();
