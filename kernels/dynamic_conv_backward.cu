@@ -10,13 +10,13 @@
 // The gradient of x is `dynamic_conv.cu`, of dy and by the mirrored window, or `dynamic_conv_transposed.cu`; those of query and
 // generator are products of matrices, `linear_backward.cu`.
 //
-// This is the form by multiply-adds, for any number of heads, and any window; `dynamic_conv_backward_band.cu` is the other. A block has a tile of tokens and some heads side
-// by side, or one. It brings dy of its tokens, and x with its halo, into its memory, slab by slab of channels where those of a
-// head are many. A thread has eight tokens and eight taps of a head, 64 sums in registers, of which it adds up some of the
-// channels; as many threads as divide the channels among themselves add their sums up at the end, always in the same order. The
-// sums go into the block's memory, where some lanes take a row of taps each and go back through its softmax. Threads that read
-// other rows at the same time begin with other channels, so that they meet other banks; where a block has the rows of many
-// narrow heads some still meet.
+// This is the form by multiply-adds, for any number of heads, and any window; `dynamic_conv_backward_band.cu` is the other. A
+// block has a tile of tokens and some heads side by side, or one. It brings dy of its tokens, and x with its halo, into its
+// memory, slab by slab of channels where those of a head are many. A thread has eight tokens and eight taps of a head, 64 sums in
+// registers, of which it adds up some of the channels; as many threads as divide the channels among themselves add their sums up
+// at the end, always in the same order. The sums go into the block's memory, where some lanes take a row of taps each and go back
+// through its softmax. Threads that read other rows at the same time begin with other channels, so that they meet other banks;
+// where a block has the rows of many narrow heads some still meet.
 //
 // A window whose taps are more than the memory holds goes chunk by chunk, and twice where there is a softmax: first for the
 // mean of the gradients, and then for the gradients themselves. That is for few.

@@ -7,9 +7,9 @@
 //
 // Rows of up to 1024 numbers have a warp each, eight of them a block; longer ones have a block of 256 threads. A thread keeps
 // up to 32 numbers of its row in registers, so that rows of up to 8192 are read once; of longer ones it reads what it does
-// not keep once more for each step, mostly from the cache. Whether a row has a warp or a block depends on its length alone, so
-// that its sums are made in one order wherever it stands. Rows, weight and bias are read and written by units of 16, 8, 4 or
-// 2 bytes, the most that all are aligned to, each with an entry of its own; of units below 16 a thread keeps four.
+// not keep once more for each step, mostly from the cache. Rows, weight and bias are read and written by units of 16, 8, 4 or
+// 2 bytes, the most that all are aligned to, each with an entry of its own; of units below 16 a thread keeps four. Length and
+// unit say in which order the sums of a row are made, and not where among the others it stands.
 //
 // Floor and prediction, written before the first run on a GPU. 32768 tokens of 1024 channels in bf16 on an H100 (3.0 TB/s):
 // 134 MB without a residual, 45 us; 268 MB with one and the sum stored, 89 us. Some 10 operations a number are 340 M, 12 us

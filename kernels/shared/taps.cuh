@@ -105,8 +105,8 @@ __device__ void measure(const Filters<X>& filters, Softmax* softmax) {
     __syncwarp();
 }
 
-// Puts the weights of `taps` taps from `first` on into memory, without those that are dropped. `softmax` has what `measure` found; a chunk of all taps is
-// normalised from itself, and needs none.
+// Puts the weights of `taps` taps from `first` on into memory, without those that are dropped. `softmax` has what `measure`
+// found; a chunk of all taps is normalised from itself, and needs none.
 template <class X>
 __device__ void fill(const Filters<X>& filters, const TapMemory& memory, bool normalize, const Softmax* softmax,
                      unsigned first, unsigned taps) {

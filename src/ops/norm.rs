@@ -44,7 +44,8 @@ pub struct NormOptions<'a> {
 /// the mean of s over the last size, and v the mean of (s - m)^2.
 ///
 /// x `[.., C]` with any sizes before the last; weight `[C]` in the type of x or f32; y of the shape of x. All is formed in
-/// f32 and rounded once; a row whose sum of squares passes the largest number of f32 has no norm.
+/// f32 and rounded once. A row whose sum, or sum of squares, passes the largest number of f32 has no norm: its outputs are zero
+/// (plus bias and residual) or not numbers. From numbers of about 1e19 on that may be so.
 ///
 /// ```
 /// use lightspan::{Device, Tensor, ops};

@@ -33,9 +33,9 @@ pub enum NormResidual {
 /// - RMS norm: y = s / sqrt(mean(s^2) + eps) weight + bias
 ///
 /// and the residual is added to that where it comes after. Everything is formed in f32 and rounded once. The variance is
-/// always that of the differences from the mean, so that a mean that is large against them does not spoil it. Sums of
-/// squares are f32 too: a row whose sum passes the largest number of f32 has no norm (its outputs are zero or not
-/// numbers).
+/// always that of the differences from the mean, so that a mean that is large against them does not spoil it. Sums are f32
+/// too: a row whose sum, or sum of squares, passes the largest number of f32 has no norm (its outputs are zero, plus bias
+/// and residual, or not numbers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NormProblem {
     kind: NormKind,
