@@ -54,6 +54,33 @@ pub enum Error {
         channels: usize,
     },
 
+    /// Groups must divide what they divide.
+    #[error("{groups} groups do not divide {size} {what}")]
+    Groups {
+        /// Groups g.
+        groups: usize,
+        /// What is divided.
+        what: &'static str,
+        /// How many of it there are.
+        size: usize,
+    },
+
+    /// The weight of a gated linear unit has two rows for each output.
+    #[error("{tensor} of a GLU must have an even number of rows, got {rows}")]
+    Halves {
+        /// The tensor, by its name in the operator's documentation.
+        tensor: &'static str,
+        /// Rows it has.
+        rows: usize,
+    },
+
+    /// A gated linear unit takes two halves of all outputs, and not of each group.
+    #[error("a GLU has no groups, got {groups}")]
+    GroupedGlu {
+        /// Groups g.
+        groups: usize,
+    },
+
     /// A tensor has another shape than the call asks for.
     #[error("{tensor} must have shape {expected}, got {got}")]
     Shape {
@@ -287,6 +314,26 @@ pub enum Error {
     /// History is for decoding: the tokens that it was made from are those of another call, which no gradient reaches.
     #[error("a convolution with history has no backward pass")]
     HistoryBackward,
+
+    /// Something in a call has no backward pass.
+    #[error("there is no backward pass of {operator} with {what}")]
+    NoBackward {
+        /// The operator.
+        operator: &'static str,
+        /// What it has that no gradient goes through.
+        what: &'static str,
+    },
+
+    /// A backend does not do something that others do.
+    #[error("{backend} has no {operator} with {what} yet")]
+    Unsupported {
+        /// The backend.
+        backend: &'static str,
+        /// The operator.
+        operator: &'static str,
+        /// What the call asks of it.
+        what: &'static str,
+    },
 
     /// A number must be positive: above zero by as much as devices tell from it, and finite.
     #[error("{what} must be positive, finite and no less than the smallest normal number, got {got}")]

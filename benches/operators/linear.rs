@@ -19,16 +19,16 @@ pub(crate) fn by_rows(criterion: &mut Criterion, device: &Device) -> Result<()> 
 }
 
 fn problem(rows: usize) -> Result<LinearProblem> {
-    Ok(LinearProblem::new(rows, CHANNELS, CHANNELS, DType::F32)?
-        .with_bias(true)
-        .with_activation(Activation::Relu))
+    let problem = LinearProblem::new(rows, CHANNELS, CHANNELS, DType::F32)?;
+    Ok(problem.with_activation(Activation::Relu)?.with_bias(true))
 }
 
 fn measure_fused(group: &mut Group<'_>, rows: usize) -> Result<()> {
     let device = group.device().clone();
     let weight = tensor(&[CHANNELS, CHANNELS], DType::F32, &device)?;
     let bias = tensor(&[CHANNELS], DType::F32, &device)?;
-    let options = ops::LinearOptions { bias: Some(&bias), activation: Activation::Relu };
+    let options =
+        ops::LinearOptions { bias: Some(&bias), activation: Activation::Relu, ..Default::default() };
     let shape = [rows, CHANNELS];
     let make = || -> Result<[Tensor; 2]> {
         Ok([tensor(&shape, DType::F32, &device)?, Tensor::zeros(&shape, DType::F32, &device)?])

@@ -127,7 +127,7 @@ pub(crate) fn product(
     y.resize(rows * outputs, 0.0);
     scratch.resize(scratch.len().max(operator.scratch_len()), 0.0);
     let (x, y) = (Rows::contiguous(x), RowsMut::contiguous(&mut y[..]));
-    operator.run(LinearArgs { x, weight: weight.into(), bias: None, y }, scratch)
+    operator.run(LinearArgs { x, weight: weight.into(), bias: None, residual: None, y }, scratch)
 }
 
 /// Softmax of every row of `width`.

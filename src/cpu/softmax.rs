@@ -254,7 +254,7 @@ fn larger<S: Simd>(simd: S, max: S::f32s, x: S::f32s) -> S::f32s {
 /// e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln 2 / 2, where eight terms of the Taylor series leave an error
 /// of 5e-9.
 #[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts, the first short enough that n times it is exact.

@@ -14,7 +14,7 @@ use crate::cuda::limits::Limits;
 use crate::cuda::plan::{Launch, Place};
 use crate::cuda::traffic::{SECTOR, Traffic};
 use crate::problem::LinearProblem;
-use crate::{DType, Result};
+use crate::{DType, Error, Result};
 
 /// A linear layer, prepared: see [`LinearProblem`].
 #[derive(Clone, Debug)]
@@ -41,9 +41,12 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
-    /// driver.
+    /// [`Error::Limit`] where the device allows less than the problem needs, [`Error::Unsupported`] for groups, a residual and
+    /// activations other than a ReLU, and errors of the driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
+        if let Some(what) = problem.beyond_relu() {
+            return Err(Error::Unsupported { backend: "CUDA", operator: "linear", what });
+        }
         let places = Places::contiguous(&problem);
         if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {
             gpu.kernel(&launch)?;

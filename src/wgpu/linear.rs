@@ -13,7 +13,7 @@ use crate::wgpu::limits::Limits;
 use crate::wgpu::plan::{Launch, Place, parameters};
 use crate::wgpu::product::Blocks;
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
-use crate::{DType, Result};
+use crate::{DType, Error, Result};
 
 /// A linear layer, prepared: see [`LinearProblem`].
 #[derive(Clone, Debug)]
@@ -40,9 +40,12 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
-    /// driver.
+    /// [`Error::Limit`] where the device allows less than the problem needs, [`Error::Unsupported`] for groups, a residual and
+    /// activations other than a ReLU, and errors of the driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
+        if let Some(what) = problem.beyond_relu() {
+            return Err(Error::Unsupported { backend: "wgpu", operator: "linear", what });
+        }
         let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
         gpu.limits().check_tensors(&[
             ("x", &[rows, inputs], problem.dtype()),

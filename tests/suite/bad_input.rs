@@ -6,6 +6,7 @@ use lightspan::ops::{
     self, AttentionOptions, ConvOptions, DynamicConvOptions, NormOptions, Residual, SpanConvHistory,
     SpanConvOptions, SpanConvTensors, SpanKeyOptions, SpanKeyTensors,
 };
+use lightspan::problem::Activation;
 use lightspan::{DType, Device, Dims, Error, Sequences, Tensor, Window, bf16};
 
 use crate::support::each;
@@ -207,6 +208,33 @@ fn linear() {
         (run(&zeros([], F32), &weight), shape("x", [6], [])),
         (ops::linear(&x, &weight, &biased), shape("bias", [3], [6])),
     ]);
+    let even = zeros([4, 6], F32);
+    let plain = ops::LinearOptions::default();
+    let glu = ops::LinearOptions { activation: Activation::Glu, ..plain };
+    let grouped = |groups| ops::LinearOptions { groups, ..plain };
+    let residual = |residual| ops::LinearOptions { residual: Some(residual), ..plain };
+    let ([flat, other], half) = ([[10, 3], [5, 3]].map(|shape| zeros(shape, F32)), zeros([2, 5, 3], F16));
+    each([
+        (ops::linear(&x, &weight, &glu), Error::Halves { tensor: "weight", rows: 3 }),
+        (ops::linear(&x, &even, &ops::LinearOptions { bias: Some(&bias), ..glu }), shape("bias", [4], [6])),
+        (ops::linear(&x, &weight, &grouped(2)), shape("x", [2, 5, 12], [2, 5, 6])),
+        (ops::linear(&x, &weight, &grouped(0)), Error::ZeroSize { what: "groups" }),
+        (ops::linear(&x, &weight, &grouped(usize::MAX)), shape("x", [2, 5, usize::MAX], [2, 5, 6])),
+        (
+            ops::linear(&x, &zeros([3, 3], F32), &grouped(2)),
+            Error::Groups { groups: 2, what: "outputs", size: 3 },
+        ),
+        (
+            ops::linear(&x, &zeros([4, 3], F32), &ops::LinearOptions { groups: 2, ..glu }),
+            Error::GroupedGlu { groups: 2 },
+        ),
+        (ops::linear(&x, &weight, &residual(&flat)), shape("residual", [2, 5, 3], [10, 3])),
+        (ops::linear(&x, &weight, &residual(&other)), shape("residual", [2, 5, 3], [5, 3])),
+        (ops::linear(&x, &weight, &residual(&half)), dtype("residual", F32, F16)),
+    ]);
+    let gelu = ops::LinearOptions { activation: Activation::Gelu, ..plain };
+    let found = ops::linear_backward(&x, &weight, None, &zeros([2, 5, 3], F32), &gelu, &Default::default());
+    assert_eq!(found.unwrap_err(), Error::NoBackward { operator: "linear", what: "a GELU" });
     let into = |mut y: Tensor| ops::linear_into(&mut y, &x, &weight, &Default::default());
     each([
         (into(zeros([2, 5, 6], F32)), shape("y", [2, 5, 3], [2, 5, 6])),

@@ -2,8 +2,8 @@
 //! once and every output written once.
 
 use lightspan::problem::{
-    AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, LinearProblem, Mask,
-    NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
+    Activation, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
+    LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
 };
 use lightspan::{DType, SequenceShape, Sequences, Window};
 
@@ -132,6 +132,14 @@ fn linear() {
     assert_eq!(linear(BF16).with_bias(true).bytes(), 2 * (x + y + weight + bias));
     let wide = linear(F16).with_bias(true).with_parameters(F32).unwrap();
     assert_eq!((wide.flops(), wide.bytes()), (flops, 2 * (x + y) + 4 * (weight + bias)));
+    // Both halves of a GLU; a residual is read as y is written.
+    let glu = wide.with_activation(Activation::Glu).unwrap().with_residual(true);
+    assert_eq!((glu.weight_rows(), glu.outputs()), (10, 5));
+    assert_eq!((glu.flops(), glu.bytes()), (2 * flops, 2 * (x + 2 * y) + 4 * 2 * (weight + bias)));
+    // Each output of a group reads the inputs of that group alone.
+    let grouped = LinearProblem::new(3, 4, 6, F32).and_then(|problem| problem.with_groups(2)).unwrap();
+    assert_eq!((grouped.group_inputs(), grouped.group_outputs(), grouped.weight_rows()), (2, 3, 6));
+    assert_eq!((grouped.flops(), grouped.bytes()), (2 * 3 * 6 * 2, 4 * (x + 3 * 6 + 6 * 2)));
 }
 
 #[test]

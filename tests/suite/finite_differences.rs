@@ -156,17 +156,18 @@ proptest! {
     }
 
     #[test]
-    fn linear(problem in linear::problem(), seed in any::<u64>()) {
+    fn linear(problem in linear::differentiable(), seed in any::<u64>()) {
         let mut call = linear::Call::draw(problem, seed);
         let outputs = |call: &linear::Call| (0..problem.rows()).flat_map(|row| call.expected(row)).collect::<Vec<_>>();
         let y: Vec<f64> = outputs(&call).iter().map(|y| y.value).collect();
         let mut dy = Numbers::new(seed ^ 1).draw(&[problem.rows(), problem.outputs()], DType::F32, 1.0);
         // No difference is taken across the corner of a ReLU.
         let raw = linear::Call {
-            problem: problem.with_activation(Default::default()),
+            problem: problem.with_activation(Default::default()).unwrap(),
             x: call.x.clone(),
             weight: call.weight.clone(),
             bias: call.bias.clone(),
+            residual: call.residual.clone(),
         };
         let near = |y: &Estimate| y.value.abs() < 1e3 * STEP;
         outputs(&raw).iter().zip(&mut dy.data).filter(|(y, _)| near(y)).for_each(|(_, dy)| *dy = 0.0);

@@ -167,6 +167,7 @@ fn linear() {
             x: if gaps { x.strided() } else { x.contiguous() },
             weight: (&weight.data[..]).into(),
             bias: None,
+            residual: None,
             y,
         };
         operator.run(args, &mut vec![f32::NAN; operator.scratch_len()]).unwrap();

@@ -23,10 +23,11 @@ fn every_linear_layer_backward_has_a_plan() {
             for gradients in [None, Some(DType::F32)] {
                 let wanted = LinearWanted { parameters: gradients, ..LinearWanted::ALL };
                 let forward = LinearProblem::new(rows, inputs, outputs, dtype)
-                    .and_then(|problem| problem.with_parameters(parameters))
+                    .and_then(|problem| {
+                        problem.with_parameters(parameters)?.with_activation(Activation::Relu)
+                    })
                     .unwrap()
-                    .with_bias(true)
-                    .with_activation(Activation::Relu);
+                    .with_bias(true);
                 let problem = LinearBackwardProblem::new(forward, wanted).unwrap();
                 for limits in &DEVICES {
                     let launches = linear_backward(&problem, limits).unwrap();

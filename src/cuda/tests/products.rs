@@ -80,7 +80,7 @@ fn check(types: Types, [rows, inputs, outputs]: [usize; 3], bias: bool, gap: usi
     let got = y.memory.to_f32().unwrap();
     let bias = bias.then_some(&biases.values[..]);
     for row in 0..rows {
-        let inputs = LinearInputs { x: &x.values, weight: &weight.values, bias };
+        let inputs = LinearInputs { x: &x.values, weight: &weight.values, bias, residual: None };
         let got = &got[y.offset + row * y.stride..][..outputs];
         for (output, (expected, &got)) in
             reference::linear(&problem, inputs, row).into_iter().zip(got).enumerate()

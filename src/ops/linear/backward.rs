@@ -23,12 +23,13 @@ pub struct LinearGradients {
 /// The gradients of [`linear`](crate::ops::linear) from dy `[.., out]`, that of its output, in the type of x.
 ///
 /// dx = da W, dW = da^T x, dbias = the sum of the rows of da, with da = dy where there is no activation; with a ReLU da is dy
-/// where y > 0 and zero elsewhere, and y, the output of the forward pass, must be given. Only what is `wanted` is computed.
-/// The same call gives the same bits each time on one device.
+/// where y > 0 and zero elsewhere, and y, the output of the forward pass, must be given. The gradient of a residual is dy
+/// itself. Only what is `wanted` is computed. The same call gives the same bits each time on one device.
 ///
 /// # Errors
 ///
-/// As [`linear`](crate::ops::linear), where dy or y does not fit, and [`Error::Missing`] for a y that is needed.
+/// As [`linear`](crate::ops::linear), where dy or y does not fit, [`Error::Missing`] for a y that is needed, and
+/// [`Error::NoBackward`] for what has no gradients here: see [`LinearBackwardProblem`].
 pub fn linear_backward(
     x: &Tensor,
     weight: &Tensor,

@@ -1,5 +1,5 @@
 use crate::problem::{Activation, LinearProblem, count, same_or_f32};
-use crate::{DType, Result};
+use crate::{DType, Error, Result};
 
 /// Which gradients of a linear layer are wanted: those of inputs that the call does not have are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,10 @@ impl Default for LinearWanted {
 /// With da = dy, or with a ReLU da\[i, o\] = dy\[i, o\] where y\[i, o\] > 0 and 0 elsewhere (NaN where y is NaN):
 /// dx = da W, dW = da^T x, dbias\[o\] = sum_i da\[i, o\]. The output y of the forward pass is an input where there is an
 /// activation.
+///
+/// There is none for the other activations, nor for groups. A residual is added last: its gradient is dy itself, which needs
+/// no call, and the other gradients do not see it. But the output of a ReLU cannot be told from y then, so that the two
+/// together have no backward pass either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LinearBackwardProblem {
     forward: LinearProblem,
@@ -44,9 +48,12 @@ impl LinearBackwardProblem {
     ///
     /// # Errors
     ///
-    /// [`Error::DType`](crate::Error::DType) where the gradients of parameters should have a type that is neither theirs
-    /// nor f32.
+    /// [`Error::NoBackward`] where the layer has groups, a GELU, a GLU, or a ReLU beside a residual; [`Error::DType`] where
+    /// the gradients of parameters should have a type that is neither theirs nor f32.
     pub fn new(forward: LinearProblem, wanted: LinearWanted) -> Result<Self> {
+        if let Some(what) = forward.without_backward() {
+            return Err(Error::NoBackward { operator: "linear", what });
+        }
         let parameters = wanted.parameters.unwrap_or(forward.parameters());
         same_or_f32("gradients of parameters", forward.parameters(), parameters)?;
         let wanted = LinearWanted { bias: wanted.bias && forward.has_bias(), ..wanted };

@@ -24,9 +24,10 @@ pub fn linear_backward(
     let (rows, width, outputs) = (forward.rows(), forward.inputs(), forward.outputs());
     let activated = |at: usize| match forward.activation() {
         Activation::Identity => dy[at],
-        Activation::Relu if y[at] > 0.0 => dy[at],
-        Activation::Relu if y[at].is_nan() => y[at],
-        Activation::Relu => 0.0,
+        // A ReLU: others have no such problem.
+        _ if y[at] > 0.0 => dy[at],
+        _ if y[at].is_nan() => y[at],
+        _ => 0.0,
     };
     let da: Vec<f64> = (0..rows * outputs).map(activated).collect();
     let mut sums = LinearGradients {

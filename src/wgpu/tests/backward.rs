@@ -37,7 +37,7 @@ fn gradients_of_products_fit_the_smallest_device() {
     for rows in [0, 1, 9, 255, 257, 4096, 1 << 20] {
         for (inputs, outputs) in [(1, 1), (3, 500), (64, 65), (512, 1024), (5000, 5000)] {
             let forward = LinearProblem::new(rows, inputs, outputs, DType::F16).unwrap().with_bias(true);
-            let forward = forward.with_activation(Activation::Relu);
+            let forward = forward.with_activation(Activation::Relu).unwrap();
             let problem = LinearBackwardProblem::new(forward, LinearWanted::ALL).unwrap();
             let launches = check(&problem, |limits| layer_backward(&problem, limits));
             let mut scratch = 0;

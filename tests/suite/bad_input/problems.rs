@@ -1,7 +1,8 @@
 //! What windows, sequences and problems refuse.
 
 use lightspan::problem::{
-    AttentionProblem, Convolution, DynamicConvProblem, LinearProblem, NormKind, NormProblem, SpanKeyProblem,
+    Activation, AttentionProblem, Convolution, DynamicConvProblem, LinearBackwardProblem, LinearProblem,
+    LinearWanted, NormKind, NormProblem, SpanKeyProblem,
 };
 use lightspan::{DType, Error, Result, SequenceShape, Sequences, Window};
 
@@ -98,6 +99,36 @@ fn linear_and_attention() {
             Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
         ),
     ]);
+    let linear = LinearProblem::new(1, 6, 4, F32).unwrap();
+    let glu = linear.with_activation(Activation::Glu);
+    let large = isize::MAX as usize / 8;
+    each([
+        (linear.with_groups(0), Error::ZeroSize { what: "groups" }),
+        (linear.with_groups(4), Error::Groups { groups: 4, what: "inputs", size: 6 }),
+        (linear.with_groups(3), Error::Groups { groups: 3, what: "outputs", size: 4 }),
+        (glu.clone().and_then(|glu| glu.with_groups(2)), Error::GroupedGlu { groups: 2 }),
+        (
+            linear.with_groups(2).and_then(|linear| linear.with_activation(Activation::Glu)),
+            Error::GroupedGlu { groups: 2 },
+        ),
+        (
+            LinearProblem::new(0, 1, large, F32).and_then(|linear| linear.with_activation(Activation::Glu)),
+            Error::TooLarge { what: "weight", sizes: vec![2, large, 1] },
+        ),
+    ]);
+    assert_eq!(glu.unwrap().with_groups(1).unwrap().weight_rows(), 8);
+    // Nothing but a ReLU has a backward pass, and that one reads what a residual was added to.
+    let relu = linear.with_activation(Activation::Relu).unwrap();
+    let backward = |linear| LinearBackwardProblem::new(linear, LinearWanted::ALL);
+    let none = |what| Error::NoBackward { operator: "linear", what };
+    each([
+        (backward(linear.with_activation(Activation::Gelu).unwrap()), none("a GELU")),
+        (backward(linear.with_activation(Activation::GeluTanh).unwrap()), none("a GELU by tanh")),
+        (backward(linear.with_activation(Activation::Glu).unwrap()), none("a GLU")),
+        (backward(linear.with_groups(2).unwrap()), none("groups")),
+        (backward(relu.with_residual(true)), none("a ReLU beside a residual")),
+    ]);
+    assert!(backward(linear.with_residual(true)).is_ok() && backward(relu).is_ok());
     let attention =
         |queries, keys, heads, d| AttentionProblem::new(batch(queries, 3), batch(keys, 3), heads, d, F32);
     each([

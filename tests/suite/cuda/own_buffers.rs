@@ -246,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn linear_layer(problem in linear::problem(), seed in any::<u64>(), (place, step) in place()) {
+    fn linear_layer(problem in linear::plain(), seed in any::<u64>(), (place, step) in place()) {
         let Some(device) = cuda_device() else { return Ok(()) };
         let (call, mut scatter) = (linear::Call::draw(problem, seed), Scatter::new(&device, place, step));
         let x = scatter.rows(&call.x, problem.inputs());

@@ -3,7 +3,7 @@ use lightspan::reference::{self, LinearGradients};
 use lightspan::{Device, Result, Tensor, ops};
 use proptest::prelude::*;
 
-use super::{Call, problem};
+use super::{Call, differentiable};
 use crate::support::{Expected, Numbers, Selection, Values, check_gradients, config, selection};
 
 /// A drawn call, its output, and the gradient of that.
@@ -58,8 +58,14 @@ impl Backward {
 
     pub fn run(&self, device: &Device) -> Result<Vec<Option<Tensor>>> {
         let call = &self.call;
-        let bias = call.bias.as_ref().map(|bias| bias.on(device));
-        let options = ops::LinearOptions { bias: bias.as_ref(), activation: call.problem.activation() };
+        let [bias, residual] =
+            [&call.bias, &call.residual].map(|values| values.as_ref().map(|v| v.on(device)));
+        let options = ops::LinearOptions {
+            bias: bias.as_ref(),
+            activation: call.problem.activation(),
+            residual: residual.as_ref(),
+            groups: 1,
+        };
         let [x, weight, y, dy] = [&call.x, &call.weight, &self.y, &self.dy].map(|values| values.on(device));
         let y = self.problem().needs_output().then_some(&y);
         let found = ops::linear_backward(&x, &weight, y, &dy, &options, &self.wanted)?;
@@ -71,7 +77,7 @@ proptest! {
     #![proptest_config(config(200))]
 
     #[test]
-    fn equals_the_reference(problem in problem(), seed in any::<u64>(), selection in selection()) {
+    fn equals_the_reference(problem in differentiable(), seed in any::<u64>(), selection in selection()) {
         let backward = Backward::draw(problem, seed, selection);
         check_gradients(&backward.expected(), |device| backward.run(device))?;
     }

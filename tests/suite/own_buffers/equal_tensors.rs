@@ -169,9 +169,12 @@ fn span(case: &ConvCase, channels: usize, slack: Slack) -> Result<(), TestCaseEr
 fn linear(call: &linear::Call, slack: Slack) -> Result<(), TestCaseError> {
     let (x, stride) = slack.rows(&call.x, call.problem.inputs());
     let (weight, bias) = (slack.parameter(&call.weight), slack.optional(&call.bias));
+    let residual = call.residual.as_ref().map(|residual| slack.rows(residual, call.problem.outputs()));
     let operator = cpu::Linear::new(call.problem);
     slack.same(&call.run(&Device::cpu()), call.problem.outputs(), |y| {
-        let args = cpu::LinearArgs { x: x.rows(stride), weight: weight.elements(), bias: elements(&bias), y };
+        let residual = residual.as_ref().map(|(residual, stride)| residual.rows(*stride));
+        let (weight, bias) = (weight.elements(), elements(&bias));
+        let args = cpu::LinearArgs { x: x.rows(stride), weight, bias, residual, y };
         operator.run(args, &mut scratch(operator.scratch_len()))
     })
 }

@@ -201,7 +201,7 @@ proptest! {
     #![proptest_config(config(100))]
 
     #[test]
-    fn linear_layer(problem in linear::problem(), seed in any::<u64>(), chosen in selection(), place in place()) {
+    fn linear_layer(problem in linear::differentiable(), seed in any::<u64>(), chosen in selection(), place in place()) {
         let backward = linear::backward::Backward::draw(problem, seed, chosen);
         on(place, |gpu, scatter| linear(gpu, &backward, scatter))?;
     }

@@ -18,7 +18,7 @@ proptest! {
 
     #[test]
     fn linear_backward_on_memory_of_its_own(
-        (problem, call, selection) in (linear::problem(), any::<u64>(), selection()),
+        (problem, call, selection) in (linear::differentiable(), any::<u64>(), selection()),
         ((seed, step), few) in (place(), any::<bool>()),
     ) {
         let Some(device) = device(few) else { return Ok(()) };

@@ -26,7 +26,7 @@ fn linear(
     memory: [Memory; 3],
 ) -> Result<()> {
     let activation = if active { Activation::Relu } else { Activation::Identity };
-    let forward = LinearProblem::new(6, 4, 4, DType::F32)?.with_bias(true).with_activation(activation);
+    let forward = LinearProblem::new(6, 4, 4, DType::F32)?.with_activation(activation)?.with_bias(true);
     let operator = LinearBackward::new(&bench.gpu, LinearBackwardProblem::new(forward, wanted)?)?;
     let rows = || Rows::contiguous(bench.some());
     let [mut x, mut weight, mut bias] = Written::of(bench);

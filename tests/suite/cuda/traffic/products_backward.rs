@@ -21,8 +21,11 @@ fn linear_backward(device: &Device, problem: LinearBackwardProblem) -> Vec<Launc
     let (x, weight) = (draw(&[rows, inputs], dtype), draw(&[outputs, inputs], forward.parameters()));
     let [y, dy] = [0; 2].map(|_| draw(&[rows, outputs], dtype));
     let bias = draw(&[outputs], forward.parameters());
-    let options =
-        ops::LinearOptions { bias: forward.has_bias().then_some(&bias), activation: forward.activation() };
+    let options = ops::LinearOptions {
+        bias: forward.has_bias().then_some(&bias),
+        activation: forward.activation(),
+        ..Default::default()
+    };
     let wanted = LinearWanted { parameters: Some(problem.parameters()), ..problem.wanted() };
     let launches = profiled_launches(device, || {
         ops::linear_backward(&x, &weight, Some(&y), &dy, &options, &wanted).unwrap()
@@ -40,9 +43,8 @@ fn linear_backward_reads_and_writes_what_is_predicted() {
                 [(Activation::Identity, Device::cuda_emulated()), (Activation::Relu, few_multiprocessors())]
             {
                 let forward = LinearProblem::new(rows, inputs, outputs, dtype)
-                    .and_then(|problem| problem.with_parameters(parameters))
+                    .and_then(|problem| problem.with_parameters(parameters)?.with_activation(activation))
                     .unwrap()
-                    .with_activation(activation)
                     .with_bias(true);
                 for wanted in [
                     LinearWanted::ALL,

@@ -14,7 +14,7 @@ proptest! {
 
     #[test]
     fn linear_layer(
-        problem in linear::problem(), seed in any::<u64>(), selection in selection(), slack in slack()
+        problem in linear::differentiable(), seed in any::<u64>(), selection in selection(), slack in slack()
     ) {
         let backward = linear::backward::Backward::draw(problem, seed, selection);
         let (call, inputs, outputs) = (&backward.call, problem.inputs(), problem.outputs());

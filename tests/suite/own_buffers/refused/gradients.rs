@@ -43,7 +43,9 @@ fn linear() {
         dbias: dbiases.next(),
     };
     let operator = |activation, wanted| {
-        let forward = LinearProblem::new(6, 4, 5, F32).unwrap().with_bias(true).with_activation(activation);
+        let forward =
+            LinearProblem::new(6, 4, 5, F32).and_then(|problem| problem.with_activation(activation));
+        let forward = forward.unwrap().with_bias(true);
         cpu::LinearBackward::new(LinearBackwardProblem::new(forward, wanted).unwrap())
     };
     let [relu, identity] =

@@ -7,7 +7,7 @@ fn linear() {
     let mut outputs = Outputs::new(6, 5);
     let mut ys = outputs.calls.chunks_mut(outputs.len).map(RowsMut::contiguous);
     let mut y = || ys.next().unwrap();
-    let plain = |y| cpu::LinearArgs { x: rows(24), weight: some(20), bias: None, y };
+    let plain = |y| cpu::LinearArgs { x: rows(24), weight: some(20), bias: None, residual: None, y };
     let run = |bias, args| {
         let problem = LinearProblem::new(6, 4, 5, F32).unwrap().with_bias(bias);
         let operator = cpu::Linear::new(problem);
@@ -29,6 +29,25 @@ fn linear() {
         (run(true, plain(y())), missing("bias")),
         (run(true, cpu::LinearArgs { bias: Some(some(4)), ..plain(y()) }), short("bias", 5)),
         (run(true, cpu::LinearArgs { bias: Some(bf16s()), ..plain(y()) }), dtype("bias", BF16)),
+        (run(false, cpu::LinearArgs { residual: Some(rows(30)), ..plain(y()) }), surplus("residual")),
+    ]);
+    // A residual, and the weight and bias of a GLU, which have two rows for each output.
+    let run = |args| {
+        let problem =
+            LinearProblem::new(6, 4, 5, F32).and_then(|problem| problem.with_activation(Activation::Glu));
+        let operator = cpu::Linear::new(problem.unwrap().with_bias(true).with_residual(true));
+        operator.run(args, &mut vec![0.0; operator.scratch_len()])
+    };
+    let full =
+        |y| cpu::LinearArgs { weight: some(40), bias: Some(some(10)), residual: Some(rows(30)), ..plain(y) };
+    let residual = |residual, y| cpu::LinearArgs { residual, ..full(y) };
+    each([
+        (run(cpu::LinearArgs { weight: some(39), ..full(y()) }), short("weight", 40)),
+        (run(cpu::LinearArgs { bias: Some(some(9)), ..full(y()) }), short("bias", 10)),
+        (run(residual(None, y())), missing("residual")),
+        (run(residual(Some(rows(29)), y())), short("residual", 30)),
+        (run(residual(Some(f16_rows()), y())), dtype("residual", F16)),
+        (run(residual(Some(Rows::strided(&ONES[..], 4)), y())), stride("residual", 5)),
     ]);
     assert!(outputs.untouched());
 }

@@ -37,7 +37,9 @@ fn linear() {
         dbias: Some(dbias.into()),
     };
     let operator = |activation, wanted| {
-        let forward = LinearProblem::new(6, 4, 5, F32).unwrap().with_bias(true).with_activation(activation);
+        let forward =
+            LinearProblem::new(6, 4, 5, F32).and_then(|problem| problem.with_activation(activation));
+        let forward = forward.unwrap().with_bias(true);
         LinearBackward::new(&b.gpu, LinearBackwardProblem::new(forward, wanted).unwrap()).unwrap()
     };
     let plain = operator(Activation::Identity, LinearWanted::ALL);
