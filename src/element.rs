@@ -60,10 +60,22 @@ impl DType {
     pub fn round(self, value: f64) -> f64 {
         match self {
             DType::F32 => f64::from(value as f32),
-            DType::F16 => f16::from_f64(value).to_f64(),
-            DType::BF16 => bf16::from_f64(value).to_f64(),
+            DType::F16 => f16::from_f32(rounded_to_odd(value)).to_f64(),
+            DType::BF16 => bf16::from_f32(rounded_to_odd(value)).to_f64(),
         }
     }
+}
+
+/// The f32 of the two around `value` whose last bit is set, unless one equals it: rounded once more, to fewer bits, that is the
+/// number nearest to `value` itself. (`from_f64` of the crate half, 2.7, leaves out the lower half of the bits, and takes what
+/// is just above a tie for one.)
+fn rounded_to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    if f64::from(near) == value || value.is_nan() {
+        return near;
+    }
+    let toward_zero = near.to_bits() - u32::from(f64::from(near).abs() > value.abs());
+    f32::from_bits(toward_zero | 1)
 }
 
 impl fmt::Display for DType {
@@ -134,6 +146,36 @@ impl Element for bf16 {
 
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Around every tie between two numbers of 16 bits, and at the numbers themselves.
+    #[test]
+    fn f64_rounds_to_nearest() {
+        let number = |dtype, bits| match dtype {
+            DType::F16 => f16::from_bits(bits).to_f64(),
+            _ => bf16::from_bits(bits).to_f64(),
+        };
+        for dtype in [DType::F16, DType::BF16] {
+            for bits in (0..0x7fffu16).filter(|&bits| number(dtype, bits + 1).is_finite()) {
+                let (low, high) = (number(dtype, bits), number(dtype, bits + 1));
+                let tie = (low + high) / 2.0;
+                let even = if bits % 2 == 0 { low } else { high };
+                for sign in [1.0, -1.0] {
+                    let round = |value: f64| dtype.round(sign * value) * sign;
+                    let near = [low, tie.next_down(), tie, tie.next_up(), high].map(round);
+                    assert_eq!(near, [low, low, even, high, high], "{dtype} from {low:e}");
+                }
+            }
+            assert!(dtype.round(f64::NAN).is_nan());
+            for huge in [f64::INFINITY, f64::MAX] {
+                assert_eq!([dtype.round(huge), dtype.round(-huge)], [f64::INFINITY, f64::NEG_INFINITY]);
+            }
+        }
     }
 }
 
