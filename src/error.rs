@@ -239,6 +239,39 @@ pub enum Error {
         keys: usize,
     },
 
+    /// Ids may be past the table that they are looked up in.
+    #[error("{ids} go up to {}, past the {rows} rows of {table}", .bound.saturating_sub(1))]
+    IdPastTable {
+        /// The ids, by their name in the operator's documentation.
+        ids: &'static str,
+        /// A number that all of them are below.
+        bound: u64,
+        /// The table, by its name in the operator's documentation.
+        table: &'static str,
+        /// Rows it has.
+        rows: usize,
+    },
+
+    /// A token stands past the table of positions.
+    #[error("sequence {sequence} goes up to position {position}, past the {rows} rows of positions")]
+    PositionPastTable {
+        /// Which sequence.
+        sequence: usize,
+        /// The row that its last token asks for.
+        position: usize,
+        /// Rows the table has.
+        rows: usize,
+    },
+
+    /// More of the largest numbers are asked for than a row has.
+    #[error("the {k} largest of {vocabulary} numbers are asked for")]
+    TopK {
+        /// How many are asked for.
+        k: usize,
+        /// Numbers of a row.
+        vocabulary: usize,
+    },
+
     /// Scratch memory given by the caller is too small.
     #[error("scratch of {got} elements is too small: {expected} are needed")]
     Scratch {

@@ -35,7 +35,7 @@
 //!
 //! # Training
 //!
-//! Each operator but the norms has its backward pass in [`ops`] (as [`ops::light_conv_backward`]) and in the rooms of the devices (as
+//! Each operator but the norms, embedding and top-k has its backward pass in [`ops`] (as [`ops::light_conv_backward`]) and in the rooms of the devices (as
 //! [`cpu::LightConvBackward`]). It takes what the forward pass took and the gradient of its output. Nothing else is kept, and
 //! nothing is recorded: who calls an operator calls its backward pass. [`Dropout`] drops the weights of a convolution.
 //!
@@ -61,6 +61,7 @@ pub mod problem;
 pub mod reference;
 mod sequences;
 mod tensor;
+mod tokens;
 #[cfg(feature = "wgpu")]
 #[cfg_attr(docsrs, doc(cfg(feature = "wgpu")))]
 pub mod wgpu;
@@ -73,6 +74,7 @@ pub use error::{Dims, Error, Result};
 pub use half::{bf16, f16};
 pub use sequences::{Layout, Sequence, SequenceShape, Sequences};
 pub use tensor::Tensor;
+pub use tokens::Tokens;
 pub use window::{Normalize, Window};
 
 /// The README's examples, as tests.

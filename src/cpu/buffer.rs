@@ -172,6 +172,15 @@ pub(crate) fn check_optional(
     }
 }
 
+/// An error unless an optional tensor is there exactly if the problem has it.
+pub(crate) fn given<T>(tensor: &'static str, given: Option<T>, wanted: bool) -> Result<Option<T>> {
+    match (&given, wanted) {
+        (Some(_), false) => Err(Error::Surplus { tensor }),
+        (None, true) => Err(Error::Missing { tensor }),
+        _ => Ok(given),
+    }
+}
+
 /// A mutable slice of one of the element types.
 #[derive(Debug)]
 pub enum ElementsMut<'a> {

@@ -1,12 +1,12 @@
 use pulp::{Simd, WithSimd};
 
 use crate::cpu::arch;
-use crate::cpu::buffer::check_optional;
+use crate::cpu::buffer::{check_optional, given};
 use crate::cpu::scratch::Division;
 use crate::cpu::tiles::Tiles;
 use crate::cpu::{Elements, Rows, RowsMut, padded};
 use crate::problem::{NormKind, NormProblem, NormResidual};
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 
 /// Layer norm or RMS norm, prepared: see [`NormProblem`].
 #[derive(Clone, Debug)]
@@ -112,15 +112,6 @@ impl Norm {
             }
         });
         Ok(())
-    }
-}
-
-/// An error unless an optional tensor is there exactly if the problem has it.
-fn given<T>(tensor: &'static str, given: Option<T>, wanted: bool) -> Result<Option<T>> {
-    match (&given, wanted) {
-        (Some(_), false) => Err(Error::Surplus { tensor }),
-        (None, true) => Err(Error::Missing { tensor }),
-        _ => Ok(given),
     }
 }
 

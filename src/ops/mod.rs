@@ -5,7 +5,7 @@
 //! have a third form, as [`layer_norm_with_sum`].) Everything is checked before anything is allocated or
 //! launched, and what is wrong is a typed [`Error`](crate::Error).
 //!
-//! Each but the norms also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
+//! Each but the norms, embedding and top-k also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
 //! [`LightConvWanted`] says), from the inputs and the gradient of the output.
 //!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
@@ -14,12 +14,15 @@
 mod attention;
 mod check;
 mod dynamic_conv;
+mod embedding;
 mod history;
 mod light_conv;
 mod linear;
 mod norm;
+mod positions;
 mod span_conv;
 mod span_key;
+mod top_k;
 
 pub use crate::problem::{
     AttentionKind, AttentionWanted, DynamicConvWanted, LightConvWanted, LinearWanted, SpanConvWanted,
@@ -33,6 +36,7 @@ pub use dynamic_conv::{
     DynamicConvGradients, DynamicConvOptions, dynamic_conv, dynamic_conv_backward, dynamic_conv_given,
     dynamic_conv_given_backward, dynamic_conv_given_into, dynamic_conv_into,
 };
+pub use embedding::{EmbeddingOptions, Positions, embedding, embedding_into};
 pub use history::{history, history_into};
 pub use light_conv::{ConvOptions, LightConvGradients, light_conv, light_conv_backward, light_conv_into};
 pub use linear::{LinearGradients, LinearOptions, linear, linear_backward, linear_into};
@@ -40,6 +44,7 @@ pub use norm::{
     NormOptions, Residual, layer_norm, layer_norm_into, layer_norm_with_sum, rms_norm, rms_norm_into,
     rms_norm_with_sum,
 };
+pub use positions::{Sinusoids, sinusoidal_positions};
 pub use span_conv::{
     SpanConvGradients, SpanConvHistory, SpanConvOptions, SpanConvTensors, span_conv, span_conv_backward,
     span_conv_into,
@@ -47,3 +52,4 @@ pub use span_conv::{
 pub use span_key::{
     SpanKeyGradients, SpanKeyOptions, SpanKeyTensors, span_key, span_key_backward, span_key_into,
 };
+pub use top_k::{TopKOptions, argmax, argmax_into, top_k, top_k_into};

@@ -10,22 +10,26 @@
 mod attention;
 mod convolution;
 mod dynamic_conv;
+mod embedding;
 mod history;
 mod light_conv;
 mod linear;
 mod norm;
 mod span_conv;
 mod span_key;
+mod top_k;
 
 pub use attention::{AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Mask};
 pub use convolution::Convolution;
 pub use dynamic_conv::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, Taps};
+pub use embedding::EmbeddingProblem;
 pub use history::HistoryProblem;
 pub use light_conv::{LightConvBackwardProblem, LightConvProblem, LightConvWanted};
 pub use linear::{Activation, LinearBackwardProblem, LinearProblem, LinearWanted};
 pub use norm::{NormKind, NormProblem, NormResidual};
 pub use span_conv::{SpanConvBackwardProblem, SpanConvProblem, SpanConvWanted};
 pub use span_key::{SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted};
+pub use top_k::TopKProblem;
 
 use crate::{DType, Error, Result};
 

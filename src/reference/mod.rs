@@ -23,6 +23,7 @@
 
 mod attention;
 mod dynamic_conv;
+mod embedding;
 mod estimate;
 mod gradients;
 mod history;
@@ -32,11 +33,13 @@ mod norm;
 mod span_conv;
 mod span_key;
 mod taps;
+mod top_k;
 
 pub use attention::{AttentionGradients, AttentionInputs, attention, attention_backward};
 pub use dynamic_conv::{
     DynamicConvGradients, DynamicConvInputs, TapInputs, dynamic_conv, dynamic_conv_backward,
 };
+pub use embedding::{EmbeddingInputs, embedding};
 pub use estimate::{ARITHMETIC, Estimate, PER_TERM};
 pub use history::history;
 pub use light_conv::{LightConvGradients, LightConvInputs, light_conv, light_conv_backward};
@@ -44,6 +47,7 @@ pub use linear::{LinearGradients, LinearInputs, linear, linear_backward};
 pub use norm::{NormInputs, NormOutputs, norm};
 pub use span_conv::{SpanConvGradients, SpanConvInputs, span_conv, span_conv_backward};
 pub use span_key::{SpanKeyGradients, SpanKeyInputs, span_key, span_key_backward};
+pub use top_k::{Ranked, top_k};
 
 use crate::Sequences;
 

@@ -1,6 +1,7 @@
 //! What each bad call is answered: the error, with every number in it.
 
 mod problems;
+mod tables;
 
 use lightspan::ops::{
     self, AttentionOptions, ConvOptions, DynamicConvOptions, NormOptions, Residual, SpanConvHistory,

@@ -2,8 +2,9 @@
 //! once and every output written once.
 
 use lightspan::problem::{
-    Activation, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
-    LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
+    Activation, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem, HistoryProblem,
+    LightConvProblem, LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanConvProblem,
+    SpanKeyProblem, TopKProblem,
 };
 use lightspan::{DType, SequenceShape, Sequences, Window};
 
@@ -162,6 +163,29 @@ fn norm() {
         let two = norm(NormKind::Rms, F16).with_residual(residual);
         assert_eq!((two.flops(), two.bytes()), (5 * rows, 2 * (3 * rows + channels)));
     }
+}
+
+#[test]
+fn embedding() {
+    let (tokens, channels) = (6, 5);
+    // Rows are only moved: an id is read and a row written for each token, of a table of four.
+    let plain = EmbeddingProblem::new(6, 4, 5, F32).unwrap();
+    assert_eq!((plain.flops(), plain.bytes()), (0, 4 * tokens + 4 * (tokens + 4) * channels));
+    // Of a table that has more, no more than six are read; of positions, those of three tokens.
+    let full = EmbeddingProblem::of_sequences(six_tokens(), 100, 5, F16)
+        .and_then(|full| full.with_parameters(F32)?.with_scale(2.0)?.with_positions(50, 1)?.with_types(2))
+        .unwrap();
+    assert_eq!(full.flops(), 3 * tokens * channels);
+    assert_eq!(full.bytes(), 8 * tokens + 2 * tokens * channels + 4 * (6 + 3 + 2) * channels);
+}
+
+#[test]
+fn top_k() {
+    let plain = TopKProblem::new(6, 7, 3, BF16).unwrap();
+    assert_eq!((plain.flops(), plain.bytes()), (6 * 7, 2 * 6 * 7 + 8 * 6 * 3));
+    assert_eq!(plain.with_log_softmax(true).flops(), 4 * 6 * 7);
+    let tokens = plain.with_values(false).with_log_softmax(true);
+    assert_eq!((tokens.flops(), tokens.bytes()), (6 * 7, 2 * 6 * 7 + 4 * 6 * 3));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod cost;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dynamic_conv;
+mod embedding;
 mod extremes;
 mod finite_differences;
 mod history;
@@ -26,5 +27,6 @@ mod required;
 mod span_conv;
 mod span_key;
 mod threads;
+mod top_k;
 #[cfg(feature = "wgpu")]
 mod wgpu;

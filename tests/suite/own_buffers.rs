@@ -4,6 +4,7 @@
 mod equal_tensors;
 mod gradients;
 mod refused;
+mod tables;
 
 use lightspan::cpu::{self, Rows, RowsMut};
 use lightspan::ops::AttentionKind;

@@ -1,8 +1,8 @@
 //! What windows, sequences and problems refuse.
 
 use lightspan::problem::{
-    Activation, AttentionProblem, Convolution, DynamicConvProblem, LinearBackwardProblem, LinearProblem,
-    LinearWanted, NormKind, NormProblem, SpanKeyProblem,
+    Activation, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem, LinearBackwardProblem,
+    LinearProblem, LinearWanted, NormKind, NormProblem, SpanKeyProblem, TopKProblem,
 };
 use lightspan::{DType, Error, Result, SequenceShape, Sequences, Window};
 
@@ -161,4 +161,64 @@ fn norm() {
     let nan = norm(4).and_then(|norm| norm.with_eps(f32::NAN));
     assert!(matches!(nan, Err(Error::NotPositive { what: "eps", got }) if got.is_nan()));
     assert_eq!(norm(4).and_then(|norm| norm.with_eps(f32::MIN_POSITIVE)).unwrap().eps(), f32::MIN_POSITIVE);
+}
+
+#[test]
+fn embedding() {
+    let embedding = |vocabulary, channels| EmbeddingProblem::new(3, vocabulary, channels, F16);
+    let grouped = |sequences| EmbeddingProblem::of_sequences(sequences, 4, 5, F16);
+    let huge = usize::MAX / 4;
+    each([
+        (embedding(0, 4), Error::ZeroSize { what: "vocabulary" }),
+        (embedding(4, 0), Error::ZeroSize { what: "channels" }),
+        (embedding(1, huge), Error::TooLarge { what: "y", sizes: vec![3, huge] }),
+        (embedding(huge, 1), Error::TooLarge { what: "table", sizes: vec![huge, 1] }),
+        (grouped(batch(1, huge)), Error::TooLarge { what: "y", sizes: vec![huge, 5] }),
+        (
+            embedding(4, 5).and_then(|problem| problem.with_parameters(BF16)),
+            Error::DType { tensor: "parameters", expected: vec![F16, F32], got: BF16 },
+        ),
+        (
+            embedding(4, 5).and_then(|problem| problem.with_scale(f32::INFINITY)),
+            Error::NotFinite { what: "scale", got: f32::INFINITY },
+        ),
+        (
+            embedding(4, 5).and_then(|problem| problem.with_positions(9, 0)),
+            Error::Missing { tensor: "sequences" },
+        ),
+        (
+            grouped(batch(2, 3)).and_then(|problem| problem.with_positions(0, 0)),
+            Error::ZeroSize { what: "rows of positions" },
+        ),
+        (
+            grouped(batch(2, 3)).and_then(|problem| problem.with_positions(huge, 0)),
+            Error::TooLarge { what: "positions", sizes: vec![huge, 5] },
+        ),
+        (
+            grouped(batch(2, 3)).and_then(|problem| problem.with_positions(9, usize::MAX)),
+            Error::TooLarge { what: "first position", sizes: vec![usize::MAX] },
+        ),
+        (
+            embedding(4, 5).and_then(|problem| problem.with_types(0)),
+            Error::ZeroSize { what: "rows of types" },
+        ),
+        (
+            embedding(4, 5).and_then(|problem| problem.with_types(huge)),
+            Error::TooLarge { what: "types", sizes: vec![huge, 5] },
+        ),
+    ]);
+}
+
+#[test]
+fn top_k() {
+    let top_k = |vocabulary, k| TopKProblem::new(3, vocabulary, k, F16);
+    let (huge, past) = (usize::MAX / 4, u32::MAX as usize + 2);
+    each([
+        (top_k(0, 1), Error::ZeroSize { what: "vocabulary" }),
+        (top_k(4, 0), Error::ZeroSize { what: "k" }),
+        (top_k(4, 5), Error::TopK { k: 5, vocabulary: 4 }),
+        (top_k(huge, 1), Error::TooLarge { what: "x", sizes: vec![3, huge] }),
+        (top_k(past, 1), Error::TooLarge { what: "vocabulary", sizes: vec![past] }),
+    ]);
+    assert_eq!(top_k(past - 1, 1).unwrap().vocabulary(), past - 1);
 }

@@ -32,7 +32,7 @@ impl Slack {
     }
 
     /// Fails unless `run` writes the numbers of `expected` over NaN, and nothing between its rows.
-    fn same(
+    pub fn same(
         self,
         expected: &Tensor,
         width: usize,

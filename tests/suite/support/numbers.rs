@@ -19,6 +19,11 @@ impl Numbers {
         Values { data, shape: shape.to_vec(), dtype }
     }
 
+    /// Ids below `bound`.
+    pub fn ids(&mut self, count: usize, bound: u32) -> Vec<u32> {
+        (0..count).map(|_| self.0.random_range(0..bound)).collect()
+    }
+
     /// Numbers for tokens, with NaN in the padding: nothing may read it.
     pub fn tokens(&mut self, sequences: &Sequences, channels: usize, dtype: DType, scale: f32) -> Values {
         let mut values = self.draw(&sequences.shape().tensor(channels), dtype, scale);
