@@ -62,7 +62,7 @@ pub(crate) fn measure_gpu(
     let operator = Linear::new(gpu, problem).map(|operator| (operator, [0, 0]));
     measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y], _| {
         let (weight, bias) = (elements(weight), bias.map(elements));
-        operator.bind(LinearArgs { x: rows(x), weight, bias, y: rows(y) })
+        operator.bind(LinearArgs { x: rows(x), weight, bias, residual: None, y: rows(y) })
     })
 }
 

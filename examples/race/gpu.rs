@@ -33,6 +33,7 @@ pub(crate) fn product(
         x: Rows::contiguous(buffer(x)),
         weight: buffer(weight).into(),
         bias: None,
+        residual: None,
         y: Rows::contiguous(buffer(y)),
     })?;
     let stopwatch = Stopwatch::new(gpu);

@@ -151,6 +151,7 @@ fn launch(
                 x: wgpu::Rows::contiguous(x.buffer()),
                 weight: weight.buffer().into(),
                 bias: options.bias.map(|bias| bias.buffer().into()),
+                residual: options.residual.map(|residual| wgpu::Rows::contiguous(residual.buffer())),
                 y: wgpu::Rows::contiguous(y.buffer()),
             };
             gpu.run([0, 0], |_| operator.bind(args))

@@ -215,7 +215,7 @@ impl LinearProblem {
     }
 
     /// What of it is more than a product with a bias and a ReLU, if anything.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    #[cfg(feature = "cuda")]
     pub(crate) fn beyond_relu(&self) -> Option<&'static str> {
         match self.activation {
             Activation::Identity | Activation::Relu if self.groups > 1 => Some("groups"),

@@ -151,7 +151,7 @@ impl DynamicConv {
                 call.push(&self.gpu, one, bound.y, &[list, x, history, source, bias, query, weight_bias])
             }
             [generate, convolve, ..] => {
-                call.push(&self.gpu, generate, scratch, &[query, source, weight_bias])?;
+                call.push(&self.gpu, generate, scratch, &[query, source, weight_bias, nothing])?;
                 let inputs = [list, x, history, scratch, bias, nothing, nothing];
                 call.push(&self.gpu, convolve, bound.y, &inputs)
             }

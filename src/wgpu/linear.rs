@@ -13,7 +13,7 @@ use crate::wgpu::limits::Limits;
 use crate::wgpu::plan::{Launch, Place, parameters};
 use crate::wgpu::product::Blocks;
 use crate::wgpu::shader::{File, Kernel, WORKGROUP, code, store};
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 
 /// A linear layer, prepared: see [`LinearProblem`].
 #[derive(Clone, Debug)]
@@ -27,10 +27,12 @@ pub struct Linear {
 pub struct LinearArgs<'a> {
     /// `[rows, in]`.
     pub x: Rows<'a>,
-    /// W `[out, in]`.
+    /// W `[out, in / g]`, or `[2 out, in]` for a GLU.
     pub weight: Elements<'a>,
-    /// `[out]`, where the problem has one.
+    /// A number for each row of W, where the problem has one.
     pub bias: Option<Elements<'a>>,
+    /// `[rows, out]`, where the problem has one.
+    pub residual: Option<Rows<'a>>,
     /// `[rows, out]`, overwritten.
     pub y: Rows<'a>,
 }
@@ -40,20 +42,16 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] where the device allows less than the problem needs, [`Error::Unsupported`] for groups, a residual and
-    /// activations other than a ReLU, and errors of the driver.
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
+    /// driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
-        if let Some(what) = problem.beyond_relu() {
-            return Err(Error::Unsupported { backend: "wgpu", operator: "linear", what });
-        }
         let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
         gpu.limits().check_tensors(&[
             ("x", &[rows, inputs], problem.dtype()),
-            ("weight", &[outputs, inputs], problem.parameters()),
+            ("weight", &[problem.weight_rows(), problem.group_inputs()], problem.parameters()),
             ("y", &[rows, outputs], problem.dtype()),
         ])?;
-        let (x, y) = (Place::contiguous(problem.inputs()), Place::contiguous(problem.outputs()));
-        let places = Places { x, weight: 0, bias: 0, y };
+        let places = Places::contiguous(&problem);
         if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {
             gpu.pipeline(&launch.kernel)?;
         }
@@ -76,13 +74,29 @@ impl Linear {
         let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
         let binder = Binder { gpu: &self.gpu };
         let x = binder.rows("x", args.x, problem.dtype(), rows, inputs)?;
-        let weight = binder.elements("weight", args.weight, problem.parameters(), outputs * inputs)?;
-        let bias = binder.optional("bias", args.bias, problem.has_bias(), problem.parameters(), outputs)?;
+        let (weight_rows, parameters) = (problem.weight_rows(), problem.parameters());
+        let weight =
+            binder.elements("weight", args.weight, parameters, weight_rows * problem.group_inputs())?;
+        let bias = binder.optional("bias", args.bias, problem.has_bias(), parameters, weight_rows)?;
+        let residual = binder.optional_rows(
+            "residual",
+            args.residual,
+            problem.has_residual(),
+            problem.dtype(),
+            rows,
+            outputs,
+        )?;
         let y = binder.rows("y", args.y, problem.dtype(), rows, outputs)?;
-        let places = Places { x: x.place, weight: weight.place.offset, bias: bias.place.offset, y: y.place };
+        let places = Places {
+            x: x.place,
+            weight: weight.place.offset,
+            bias: bias.place.offset,
+            residual: residual.place,
+            y: y.place,
+        };
         let mut call = Call::empty();
         if let Some(launch) = plan(problem, &places, Types::of(problem), self.gpu.limits())? {
-            call.push(&self.gpu, &launch, y, &[x, weight, bias])?;
+            call.push(&self.gpu, &launch, y, &[x, weight, bias, residual])?;
         }
         Ok(call)
     }
@@ -94,7 +108,15 @@ pub(crate) struct Places {
     pub(crate) x: Place,
     pub(crate) weight: usize,
     pub(crate) bias: usize,
+    pub(crate) residual: Place,
     pub(crate) y: Place,
+}
+
+impl Places {
+    pub(crate) fn contiguous(problem: &LinearProblem) -> Self {
+        let y = Place::contiguous(problem.outputs());
+        Places { x: Place::contiguous(problem.inputs()), weight: 0, bias: 0, residual: y, y }
+    }
 }
 
 /// Types of x, of weight and bias, and of y.
@@ -111,10 +133,20 @@ impl Types {
     }
 }
 
+/// Columns of the product that makes one group of outputs.
+fn group_columns(problem: &LinearProblem) -> usize {
+    problem.weight_rows() / problem.groups()
+}
+
+/// Tiles side by side on those.
+fn tiles_across(problem: &LinearProblem, blocks: Blocks) -> usize {
+    group_columns(problem).div_ceil(blocks.tile_columns())
+}
+
 /// Tiles of a product.
 fn tiles(problem: &LinearProblem, blocks: Blocks) -> u64 {
     let down = problem.rows().div_ceil(blocks.tile_rows()) as u64;
-    down * problem.outputs().div_ceil(blocks.tile_columns()) as u64
+    down.saturating_mul((problem.groups() * tiles_across(problem, blocks)) as u64)
 }
 
 /// Tiles that keep a big GPU busy. Where there are fewer, they had better be smaller.
@@ -130,35 +162,50 @@ pub(crate) fn plan(
     if problem.rows() == 0 {
         return Ok(None);
     }
-    let big = Blocks::new(2, problem.rows().min(128), problem.outputs());
-    let small = Blocks::new(1, problem.rows().min(64), problem.outputs());
+    let big = Blocks::new(2, problem.rows().min(128), group_columns(problem));
+    let small = Blocks::new(1, problem.rows().min(64), group_columns(problem));
     let blocks = if tiles(problem, big) < BUSY { small } else { big };
-    let Places { x, weight, bias, y } = *places;
-    let columns = problem.outputs().div_ceil(blocks.tile_columns());
+    let Places { x, weight, bias, residual, y } = *places;
+    let across = tiles_across(problem, blocks);
     let groups = tiles(problem, blocks);
     let parameters = parameters(&[
         ("rows", problem.rows()),
-        ("inputs", problem.inputs()),
-        ("outputs", problem.outputs()),
-        ("activation", usize::from(problem.activation() == Activation::Relu)),
+        ("inputs", problem.group_inputs()),
+        ("outputs", problem.group_outputs()),
+        ("activation", activation(problem.activation())),
         ("has_bias", usize::from(problem.has_bias())),
+        ("has_residual", usize::from(problem.has_residual())),
         ("x_offset", x.offset),
         ("x_stride", x.stride),
         ("weight_offset", weight),
         ("bias_offset", bias),
+        ("residual_offset", residual.offset),
+        ("residual_stride", residual.stride),
         ("y_offset", y.offset),
         ("y_stride", y.stride),
         ("row_groups", blocks.rows),
         ("column_groups", blocks.columns),
-        ("columns", columns),
+        ("group_columns", across),
+        ("columns", problem.groups() * across),
         ("groups", usize::try_from(groups).unwrap_or(usize::MAX)),
         ("unused", 0),
     ])?;
-    let weight = Place { offset: weight, stride: problem.inputs() };
+    let weight = Place { offset: weight, stride: problem.group_inputs() };
     let paired = x.whole_words() && weight.whole_words();
-    let whole_words = y.whole_words() && problem.outputs().is_multiple_of(2);
+    let whole_words = y.whole_words() && problem.group_outputs().is_multiple_of(2);
     let kernel = kernel(types, paired, whole_words, blocks.row_quads);
     Launch::new(kernel, groups, parameters, limits).map(Some)
+}
+
+/// As `shaders/shared/activation.wgsl` names it.
+fn activation(activation: Activation) -> usize {
+    match activation {
+        Activation::Identity => 0,
+        Activation::Relu => 1,
+        Activation::Gelu => 2,
+        Activation::GeluTanh => 3,
+        Activation::Glu => 4,
+    }
 }
 
 fn kernel(types: Types, paired: bool, whole_words: bool, row_quads: usize) -> Kernel {
@@ -175,7 +222,10 @@ fn kernel(types: Types, paired: bool, whole_words: bool, row_quads: usize) -> Ke
     Kernel {
         name: "linear",
         workgroup: WORKGROUP,
-        files: files.into_iter().chain([File::StageRows, File::StageColumns, File::Linear]).collect(),
+        files: files
+            .into_iter()
+            .chain([File::StageRows, File::StageColumns, File::Activation, File::Linear])
+            .collect(),
         constants: vec![
             ("X", code(types.x)),
             ("P", code(types.parameters)),
@@ -184,7 +234,7 @@ fn kernel(types: Types, paired: bool, whole_words: bool, row_quads: usize) -> Ke
             ("ROW_QUADS", row_quads as u32),
             ("COLUMN_QUADS", 1),
         ],
-        inputs: 3,
+        inputs: 4,
     }
 }
 

@@ -204,7 +204,7 @@ impl DynamicConvBackward {
         };
         let launches = plan(problem, &places, bound.listed, gpu.limits())?;
         if let Some(launch) = launches.generate {
-            call.push(gpu, &launch, memory, &[query, source, weight_bias])?;
+            call.push(gpu, &launch, memory, &[query, source, weight_bias, nothing])?;
         }
         if let Some(launch) = launches.statistics {
             call.push(gpu, &launch, statistics, &[list, nothing, nothing, logits])?;

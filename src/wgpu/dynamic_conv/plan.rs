@@ -119,7 +119,8 @@ pub(crate) fn plan_generate(
     };
     let dtype = dtype.unwrap_or(conv.dtype());
     let product = LinearProblem::new(conv.sequences().tokens(), query_channels, logits, dtype)?;
-    let lies = Places { x: query, weight, bias, y: Place::contiguous(logits) };
+    let y = Place::contiguous(logits);
+    let lies = Places { x: query, weight, bias, residual: y, y };
     let types = linear::Types { x: dtype, parameters: conv.parameters(), y: DType::F32 };
     linear::plan(&product.with_bias(weight_bias), &lies, types, limits)
 }

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
-    AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
+    Activation, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
     DynamicConvProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem, LinearProblem, LinearWanted,
     Mask, NormKind, NormProblem, NormResidual, SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps,
 };
@@ -121,8 +121,7 @@ fn key(problem: &SpanKeyProblem, limits: &Limits) -> Result<Vec<Launch>> {
 }
 
 fn product(problem: &LinearProblem, limits: &Limits) -> Result<Vec<Launch>> {
-    let (x, y) = (Place::contiguous(problem.inputs()), Place::contiguous(problem.outputs()));
-    let places = linear::Places { x, weight: 0, bias: 0, y };
+    let places = linear::Places::contiguous(problem);
     let types = linear::Types { x: problem.dtype(), parameters: problem.parameters(), y: problem.dtype() };
     Ok(linear::plan(problem, &places, types, limits)?.into_iter().collect())
 }
@@ -230,15 +229,24 @@ fn span_keys_fit_the_smallest_device() {
 fn products_fit_the_smallest_device() {
     for rows in [0, 1, 3, 8, 9, 64, 100, 4096, 1 << 20] {
         for outputs in [1, 3, 64, 65, 500, 4096] {
-            let problem = LinearProblem::new(rows, 512, outputs, DType::F16).unwrap();
-            for launch in check(&problem, |limits| product(&problem, limits)) {
+            let plain = LinearProblem::new(rows, 512, outputs, DType::F16).unwrap();
+            let glu = plain.with_activation(Activation::Glu).unwrap();
+            // Each group has tiles of its own.
+            let grouped = LinearProblem::new(rows, 512, 8 * outputs, DType::F16);
+            let grouped = grouped.and_then(|problem| problem.with_groups(8)).unwrap();
+            let launches = [(plain, 1), (glu, 1), (grouped, 8)].into_iter().flat_map(|(problem, groups)| {
+                let launches = check(&problem, |limits| product(&problem, limits));
+                launches.into_iter().map(move |launch| (problem, groups, launch))
+            });
+            for (problem, groups, launch) in launches {
                 let (row_groups, columns) =
                     (parameter(&launch, "row_groups"), parameter(&launch, "column_groups"));
                 let quads = launch.kernel.constants.iter().find(|(name, _)| *name == "ROW_QUADS").unwrap().1;
                 assert_stage_fits(quads as usize, row_groups, columns, WORKGROUP);
                 let tile = 4 * quads as usize * row_groups;
                 let across = parameter(&launch, "columns");
-                assert!(across * 4 * columns >= outputs);
+                assert_eq!(across, groups * parameter(&launch, "group_columns"));
+                assert!(across * 4 * columns >= problem.weight_rows());
                 assert_eq!(parameter(&launch, "groups"), rows.div_ceil(tile) * across);
             }
         }

@@ -45,7 +45,7 @@ proptest! {
     }
 
     #[test]
-    fn linear_layer(problem in linear::plain(), seed in any::<u64>()) {
+    fn linear_layer(problem in linear::problem(), seed in any::<u64>()) {
         let call = linear::Call::draw(problem, seed);
         let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
         check(&expected, |device| call.run(device))?;

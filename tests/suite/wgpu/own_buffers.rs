@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn linear_layer(problem in linear::plain(), seed in any::<u64>(), place in place()) {
+    fn linear_layer(problem in linear::problem(), seed in any::<u64>(), place in place()) {
         check(place, |gpu, scatter| prepared::linear(gpu, &linear::Call::draw(problem, seed), scatter))?;
     }
 

@@ -158,9 +158,15 @@ pub fn linear(gpu: &Gpu, call: &linear::Call, scatter: &mut Scatter<'_>) -> Prep
     let problem = call.problem;
     let x = scatter.rows(&call.x, problem.inputs());
     let (weight, bias) = (scatter.elements(&call.weight), scatter.optional(&call.bias));
+    let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, problem.outputs()));
     let output = scatter.output(problem.rows(), problem.outputs(), problem.dtype());
-    let args =
-        room::LinearArgs { x: x.rows(), weight: weight.elements(), bias: elements(&bias), y: output.rows() };
+    let args = room::LinearArgs {
+        x: x.rows(),
+        weight: weight.elements(),
+        bias: elements(&bias),
+        residual: residual.as_ref().map(Input::rows),
+        y: output.rows(),
+    };
     let bound = room::Linear::new(gpu, problem).unwrap().bind(args).unwrap();
     let expected = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
     Prepared { call: bound, output, expected }

@@ -20,7 +20,7 @@ proptest! {
     fn one_encoder_takes_calls_of_every_operator(
         cases in proptest::collection::vec(conv_case(), 4),
         attention in attention::case(40),
-        problem in linear::plain(),
+        problem in linear::problem(),
         seed in any::<u64>(),
     ) {
         for device in [gpu_device(), default_device()].into_iter().flatten() {
@@ -77,6 +77,7 @@ fn calls_of_one_pass_see_what_those_before_them_wrote() {
             x: Rows::contiguous(&buffer(&x)),
             weight: Elements::from(&buffer(&layer)),
             bias: None,
+            residual: None,
             y: Rows::contiguous(&buffer(&hidden)),
         });
         let second = LightConv::new(gpu, LightConvProblem::new(conv)).unwrap();

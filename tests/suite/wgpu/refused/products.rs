@@ -2,7 +2,7 @@
 
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
-    AttentionProblem, LightConvProblem, LinearProblem, NormKind, NormProblem, NormResidual,
+    Activation, AttentionProblem, LightConvProblem, LinearProblem, NormKind, NormProblem, NormResidual,
 };
 use lightspan::wgpu::{
     Attention, AttentionArgs, LightConv, LightConvArgs, Linear, LinearArgs, Norm, NormArgs,
@@ -17,7 +17,8 @@ use pollster::block_on;
 #[test]
 fn linear() {
     let Some(b) = Bench::new() else { return };
-    let plain = LinearArgs { x: rows(b.some()), weight: b.some(), bias: None, y: rows(b.out()) };
+    let plain =
+        LinearArgs { x: rows(b.some()), weight: b.some(), bias: None, residual: None, y: rows(b.out()) };
     let run = |bias, args| {
         let problem = LinearProblem::new(6, 4, 5, F32).unwrap().with_bias(bias);
         Linear::new(&b.gpu, problem).unwrap().bind(args)
@@ -38,14 +39,34 @@ fn linear() {
         (run(false, LinearArgs { y: Rows::strided(b.out(), 4), ..plain }), stride("y", 5)),
         (run(false, LinearArgs { y: rows(Elements::at(&b.output, NUMBERS - 29)), ..plain }), short("y")),
         (run(false, LinearArgs { y: rows(b.unbound()), ..plain }), usage("y")),
+        (run(false, LinearArgs { residual: Some(rows(b.some())), ..plain }), surplus("residual")),
+    ]);
+    // A residual, and the weight and bias of a GLU, which have two rows for each output.
+    let run = |args| {
+        let problem =
+            LinearProblem::new(6, 4, 5, F32).and_then(|problem| problem.with_activation(Activation::Glu));
+        let problem = problem.unwrap().with_bias(true).with_residual(true);
+        Linear::new(&b.gpu, problem).unwrap().bind(args)
+    };
+    let full = LinearArgs { bias: Some(b.some()), residual: Some(rows(b.some())), ..plain };
+    let residual = |residual| run(LinearArgs { residual, ..full });
+    assert_eq!(run(full).unwrap().dispatches(), 1);
+    each([
+        (run(LinearArgs { weight: b.last(39), ..full }), short("weight")),
+        (run(LinearArgs { bias: Some(b.last(9)), ..full }), short("bias")),
+        (residual(None), missing("residual")),
+        (residual(Some(rows(b.last(29)))), short("residual")),
+        (residual(Some(Rows::strided(b.some(), 4))), stride("residual", 5)),
+        (residual(Some(rows(b.out()))), shared("y", "residual")),
     ]);
     // Sizes that no address reaches are no overflow.
     let far = Elements::at(&b.inputs[0], usize::MAX);
     let wide = Rows::strided(b.some(), usize::MAX);
+    let run = |args| Linear::new(&b.gpu, LinearProblem::new(6, 4, 5, F32).unwrap()).unwrap().bind(args);
     let too_large = |sizes: [usize; 2]| Error::TooLarge { what: "x", sizes: sizes.to_vec() };
     each([
-        (run(false, LinearArgs { x: rows(far), ..plain }), too_large([usize::MAX, 24])),
-        (run(false, LinearArgs { x: wide, ..plain }), too_large([6, usize::MAX])),
+        (run(LinearArgs { x: rows(far), ..plain }), too_large([usize::MAX, 24])),
+        (run(LinearArgs { x: wide, ..plain }), too_large([6, usize::MAX])),
     ]);
 }
 
@@ -55,7 +76,7 @@ fn half_words() {
     let Some(b) = Bench::new() else { return };
     let run = |x| {
         let problem = LinearProblem::new(1, 3, 1, F16).unwrap();
-        let args = LinearArgs { x: rows(x), weight: b.some(), bias: None, y: rows(b.out()) };
+        let args = LinearArgs { x: rows(x), weight: b.some(), bias: None, residual: None, y: rows(b.out()) };
         Linear::new(&b.gpu, problem).unwrap().bind(args).map(drop)
     };
     let last = |len| Elements::at(&b.inputs[0], 2 * NUMBERS - len);
