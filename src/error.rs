@@ -357,17 +357,6 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// A backend does not do something that others do.
-    #[error("{backend} has no {operator} with {what} yet")]
-    Unsupported {
-        /// The backend.
-        backend: &'static str,
-        /// The operator.
-        operator: &'static str,
-        /// What the call asks of it.
-        what: &'static str,
-    },
-
     /// A number must be positive: above zero by as much as devices tell from it, and finite.
     #[error("{what} must be positive, finite and no less than the smallest normal number, got {got}")]
     NotPositive {

@@ -199,6 +199,7 @@ fn measure_pieces(
             x: rows(x),
             weight: elements(&weight),
             bias: None,
+            residual: None,
             y: rows_mut(logits),
         })?;
         let args = DynamicConvArgs {

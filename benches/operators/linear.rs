@@ -82,7 +82,7 @@ pub(crate) fn measure_cuda(
     let operator = Linear::new(gpu, problem);
     measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, y]| {
         let (weight, bias) = (elements(weight), bias.map(elements));
-        operator.launch(LinearArgs { x: rows(x), weight, bias, y: rows_mut(y) })
+        operator.launch(LinearArgs { x: rows(x), weight, bias, residual: None, y: rows_mut(y) })
     })
 }
 

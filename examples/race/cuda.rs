@@ -33,6 +33,7 @@ pub(crate) fn product(
             x: Rows::contiguous(elements(x)),
             weight: elements(weight),
             bias: None,
+            residual: None,
             y: RowsMut::contiguous(y.cuda_mut().unwrap_or_else(|| unreachable!("{ON_CUDA}"))),
         })
     };

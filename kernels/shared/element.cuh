@@ -18,6 +18,15 @@ __device__ inline float number(f32 value) { return value; }
 __device__ inline float number(f16 value) { return __half2float(value); }
 __device__ inline float number(bf16 value) { return __bfloat162float(value); }
 
+template <class Y>
+__device__ inline Y rounded(float value);
+template <>
+__device__ inline f32 rounded<f32>(float value) { return value; }
+template <>
+__device__ inline f16 rounded<f16>(float value) { return __float2half_rn(value); }
+template <>
+__device__ inline bf16 rounded<bf16>(float value) { return __float2bfloat16_rn(value); }
+
 // Weights, or biases: in the type of the tokens, or in f32. Which it is is a number of the call: they are read once a tile,
 // and a module for each would be twice the text.
 template <class X>
@@ -57,3 +66,25 @@ struct Pair<bf16> {
     static __device__ float2 numbers(Word word) { return __bfloat1622float2(word); }
     static __device__ Word rounded(float2 numbers) { return __float22bfloat162_rn(numbers); }
 };
+
+// Four numbers side by side, aligned to their size.
+__device__ inline float4 quad_of(const f32* numbers) { return *reinterpret_cast<const float4*>(numbers); }
+
+template <class X>
+__device__ float4 quad_of(const X* numbers) {
+    using Word = typename Pair<X>::Word;
+    const uint2 quad = *reinterpret_cast<const uint2*>(numbers);
+    const float2 first = Pair<X>::numbers(*reinterpret_cast<const Word*>(&quad.x));
+    const float2 second = Pair<X>::numbers(*reinterpret_cast<const Word*>(&quad.y));
+    return make_float4(first.x, first.y, second.x, second.y);
+}
+
+__device__ inline void store_quad_of(f32* to, float4 numbers) { *reinterpret_cast<float4*>(to) = numbers; }
+
+template <class X>
+__device__ void store_quad_of(X* to, float4 numbers) {
+    const typename Pair<X>::Word first = Pair<X>::rounded(make_float2(numbers.x, numbers.y));
+    const typename Pair<X>::Word second = Pair<X>::rounded(make_float2(numbers.z, numbers.w));
+    *reinterpret_cast<uint2*>(to) =
+        make_uint2(*reinterpret_cast<const unsigned*>(&first), *reinterpret_cast<const unsigned*>(&second));
+}

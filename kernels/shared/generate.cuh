@@ -33,17 +33,6 @@ struct QueryRows {
     }
 };
 
-__device__ inline float4 quad_of(const f32* numbers) { return *reinterpret_cast<const float4*>(numbers); }
-
-template <class X>
-__device__ float4 quad_of(const X* numbers) {
-    using Word = typename Pair<X>::Word;
-    const uint2 quad = *reinterpret_cast<const uint2*>(numbers);
-    const float2 first = Pair<X>::numbers(*reinterpret_cast<const Word*>(&quad.x));
-    const float2 second = Pair<X>::numbers(*reinterpret_cast<const Word*>(&quad.y));
-    return make_float4(first.x, first.y, second.x, second.y);
-}
-
 // Adds the products of a slab to the sums of a warp, by multiply-adds: a thread has every eighth row and every fourth column.
 // `columns` is where the warp's first row of W lies.
 template <class P>

@@ -2,12 +2,7 @@
 #pragma once
 
 #include "element.cuh"
-
-__device__ inline float exp2_of(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
+#include "exp2.cuh"
 
 // The softmax of a row so far.
 struct Softmax {

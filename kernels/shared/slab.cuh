@@ -1,30 +1,13 @@
 // Slabs: DEPTH numbers of each row of a tile, in the block's memory, as tensor cores read them.
 //
-// Rows follow one another without a gap. Eight numbers are read together, those of eight rows at a time (`ldmatrix`, 16
-// bits) or of four (32 bits). So that these lie on different banks, the eights of a row change places: number n of a row is
-// at byte (n * size) ^ turn(row), for rows that begin at multiples of their bytes.
+// Rows lie as `place.cuh` has them.
 #pragma once
 
 #include "copy.cuh"
 #include "mma.cuh"
+#include "place.cuh"
 
 constexpr unsigned DEPTH = 32;
-
-// For rows of WIDTH numbers. Turns of the bits of a row number turn together: turn(a | b) = turn(a) ^ turn(b).
-template <class Element, unsigned WIDTH>
-__device__ constexpr unsigned turn(unsigned row) {
-    constexpr unsigned EIGHT = 8 * sizeof(Element);
-    constexpr unsigned EIGHTS = WIDTH / 8;
-    // Rows that fill the banks once.
-    constexpr unsigned ROWS = EIGHTS * EIGHT < 128 ? 128 / (EIGHTS * EIGHT) : 1;
-    return row / ROWS % EIGHTS * EIGHT;
-}
-
-// Bytes from a slab's first to number `number` of a row.
-template <class Element, unsigned WIDTH>
-__device__ constexpr unsigned place(unsigned row, unsigned number) {
-    return row * unsigned(WIDTH * sizeof(Element)) + (number * unsigned(sizeof(Element)) ^ turn<Element, WIDTH>(row));
-}
 
 // Rows of a matrix, from the first of a tile on.
 template <class Element>
@@ -41,14 +24,17 @@ struct Matrix {
 };
 
 // Copies the slabs of a tile of ROWS rows one after another: each thread one unit of every so many rows. Numbers that there
-// are not are zero.
-template <class Element, unsigned ROWS, unsigned THREADS>
+// are not are zero. HALVED, the second half of the tile has rows of its own, from `second` of so many on.
+template <class Element, unsigned ROWS, unsigned THREADS, bool HALVED = false>
 struct Stager {
     static constexpr unsigned ROW_BYTES = DEPTH * sizeof(Element);
+    static constexpr unsigned HALVES = HALVED ? 2 : 1;
 
     Matrix<Element> matrix;
-    // The thread's first unit of the next slab, and where it lies in the slab.
+    // The thread's first unit of the next slab, in each half, and where it lies in the slab.
     const Element* from;
+    const Element* from_second;
+    unsigned second_rows;
     unsigned place;
 
     __device__ Stager(const Matrix<Element>& matrix) : matrix(matrix) {
@@ -57,6 +43,13 @@ struct Stager {
         const unsigned number = thread() % units * (matrix.unit / unsigned(sizeof(Element)));
         from = matrix.first + row * matrix.stride + number;
         place = ::place<Element, DEPTH>(row, number);
+    }
+
+    // `second` elements from the first row of the first half to that of the second, which has so many rows.
+    __device__ Stager(const Matrix<Element>& matrix, unsigned long long second, unsigned rows) : Stager(matrix) {
+        static_assert(HALVED, "there is a second half");
+        from_second = from + second;
+        second_rows = rows;
     }
 
     // Every THREADS threads of a block may have a tile of their own.
@@ -74,21 +67,29 @@ struct Stager {
             copy_by<unsigned short>(slab, first);
         }
         from += DEPTH;
+        if constexpr (HALVED) {
+            from_second += DEPTH;
+        }
     }
 
     template <class Unit>
     __device__ void copy_by(unsigned char* slab, unsigned first) const {
         constexpr unsigned UNITS = ROW_BYTES / sizeof(Unit);
-        constexpr unsigned AT_ONCE = THREADS / UNITS;
-        static_assert(AT_ONCE > 0 && ROWS % AT_ONCE == 0, "a whole number of rows at once, and of rounds");
+        constexpr unsigned AT_ONCE = THREADS / UNITS, ALL = ROWS / HALVES;
+        static_assert(AT_ONCE > 0 && ALL % AT_ONCE == 0, "a whole number of rows at once, and of rounds");
         const bool within = first + thread() % UNITS * (DEPTH / UNITS) < matrix.width;
-        const Element* unit = from;
-#pragma unroll(sizeof(Unit) == 16 ? ROWS / AT_ONCE : 2)
-        for (unsigned row = 0; row < ROWS; row += AT_ONCE) {
-            const bool exists = within && thread() / UNITS + row < matrix.rows;
-            unsigned char* to = slab + row * ROW_BYTES + (place ^ turn<Element, DEPTH>(row));
-            copy_if(exists, reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(unit));
-            unit += AT_ONCE * matrix.stride;
+#pragma unroll
+        for (unsigned half = 0; half < HALVES; half++) {
+            const Element* unit = half == 0 ? from : from_second;
+            const unsigned rows = half == 0 ? matrix.rows : second_rows;
+#pragma unroll(sizeof(Unit) == 16 ? ALL / AT_ONCE : 2)
+            for (unsigned row = 0; row < ALL; row += AT_ONCE) {
+                const bool exists = within && thread() / UNITS + row < rows;
+                const unsigned in_slab = half * ALL + row;
+                unsigned char* to = slab + in_slab * ROW_BYTES + (place ^ turn<Element, DEPTH>(in_slab));
+                copy_if(exists, reinterpret_cast<Unit*>(to), reinterpret_cast<const Unit*>(unit));
+                unit += AT_ONCE * matrix.stride;
+            }
         }
     }
 };

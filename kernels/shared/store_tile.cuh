@@ -69,6 +69,28 @@ __device__ constexpr unsigned whole_part(unsigned all, unsigned room) {
     return room;
 }
 
+// Puts what `finisher(column)(row, sums)` makes of the sums in matrices `first` to `first` + AT_ONCE of a warp's rows, as
+// `store_tile`, into a strip of its own.
+template <unsigned AT_ONCE, class Y, class X, class W, class Shape, class Finisher>
+__device__ void put_strip(unsigned char* strip, const Product<X, W, Shape>& product, unsigned first,
+                          Finisher finisher) {
+    constexpr unsigned WIDTH = Shape::WARP_COLUMNS;
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
+        const unsigned column = j * 8 + lane % 4 * 2;
+        const auto finish = finisher(Shape::warp_column() + column);
+#pragma unroll
+        for (unsigned half = 0; half < 2 * AT_ONCE; half++) {
+            const unsigned row = half * 8 + lane / 4, i = first + half / 2, n = half % 2 * 2;
+            const float2 sums = make_float2(product.sum(i, j, n), product.sum(i, j, n + 1));
+            const float2 finished = finish(Shape::warp_row() + first * 16 + row, sums);
+            *reinterpret_cast<typename Pair<Y>::Word*>(strip + place<Y, WIDTH>(row, column)) =
+                Pair<Y>::rounded(finished);
+        }
+    }
+}
+
 // Stores what `finisher(column)(row, sums)` makes of the sums of each row in `column` and the next, both counted from the
 // tile's first. BYTES of the block's memory are free: all threads have done with what was there.
 template <unsigned BYTES, class X, class W, class Shape, class Y, class Finisher>
@@ -79,25 +101,12 @@ __device__ void store_tile(unsigned char* memory, const Product<X, W, Shape>& pr
     static_assert(ROOM > 0, "a warp has room for one matrix of rows at least");
     constexpr unsigned AT_ONCE = whole_part(Shape::ROW_MATRICES, ROOM);
     unsigned char* strip = memory + threadIdx.x / 32 * (AT_ONCE * 16 * WIDTH * unsigned(sizeof(Y)));
-    const unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (unsigned first = 0; first < Shape::ROW_MATRICES; first += AT_ONCE) {
         if (first > 0) {
             __syncwarp();
         }
-#pragma unroll
-        for (unsigned j = 0; j < Shape::COLUMN_MATRICES; j++) {
-            const unsigned column = j * 8 + lane % 4 * 2;
-            const auto finish = finisher(Shape::warp_column() + column);
-#pragma unroll
-            for (unsigned half = 0; half < 2 * AT_ONCE; half++) {
-                const unsigned row = half * 8 + lane / 4, i = first + half / 2, n = half % 2 * 2;
-                const float2 sums = make_float2(product.sum(i, j, n), product.sum(i, j, n + 1));
-                const float2 finished = finish(Shape::warp_row() + first * 16 + row, sums);
-                *reinterpret_cast<typename Pair<Y>::Word*>(strip + place<Y, WIDTH>(row, column)) =
-                    Pair<Y>::rounded(finished);
-            }
-        }
+        put_strip<AT_ONCE, Y>(strip, product, first, finisher);
         __syncwarp();
         store_rows<AT_ONCE * 16, WIDTH>(outputs, strip, Shape::warp_row() + first * 16, Shape::warp_column());
     }

@@ -162,7 +162,7 @@ impl DynamicConv {
             }
             Plan::Apart(launches) => {
                 let [generate, convolve] = *launches;
-                binder.launch(&generate, [query, source, weight_bias, scratch])?;
+                binder.launch(&generate, [query, source, weight_bias, &Bound::nothing(), scratch])?;
                 binder.launch(&convolve, [x, scratch, bias, history, sequences, y])
             }
         }

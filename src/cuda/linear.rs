@@ -11,10 +11,10 @@ pub use backward::{LinearBackward, LinearBackwardArgs};
 use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::limits::Limits;
-use crate::cuda::plan::{Launch, Place};
+use crate::cuda::plan::{Launch, Place, unit};
 use crate::cuda::traffic::{SECTOR, Traffic};
-use crate::problem::LinearProblem;
-use crate::{DType, Error, Result};
+use crate::problem::{Activation, LinearProblem};
+use crate::{DType, Result};
 
 /// A linear layer, prepared: see [`LinearProblem`].
 #[derive(Clone, Debug)]
@@ -28,10 +28,12 @@ pub struct Linear {
 pub struct LinearArgs<'a> {
     /// `[rows, in]`.
     pub x: Rows<'a>,
-    /// W `[out, in]`.
+    /// W `[out, in / g]`, or `[2 out, in]` for a GLU.
     pub weight: Elements<'a>,
-    /// `[out]`, where the problem has one.
+    /// A number for each row of W, where the problem has one.
     pub bias: Option<Elements<'a>>,
+    /// `[rows, out]`, where the problem has one.
+    pub residual: Option<Rows<'a>>,
     /// `[rows, out]`, overwritten.
     pub y: RowsMut<'a>,
 }
@@ -41,12 +43,9 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// [`Error::Limit`] where the device allows less than the problem needs, [`Error::Unsupported`] for groups, a residual and
-    /// activations other than a ReLU, and errors of the driver.
+    /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
+    /// driver.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
-        if let Some(what) = problem.beyond_relu() {
-            return Err(Error::Unsupported { backend: "CUDA", operator: "linear", what });
-        }
         let places = Places::contiguous(&problem);
         if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {
             gpu.kernel(&launch)?;
@@ -76,13 +75,17 @@ impl Linear {
         let (rows, inputs, outputs) = (problem.rows(), problem.inputs(), problem.outputs());
         let binder = Binder { gpu: &self.gpu };
         let x = binder.rows("x", args.x, dtype, [rows, inputs])?;
-        let weight = binder.elements("weight", args.weight, parameters, outputs * inputs)?;
-        let bias = binder.optional("bias", args.bias, problem.has_bias(), parameters, outputs)?;
+        let (weight_rows, width) = (problem.weight_rows(), problem.group_inputs());
+        let weight = binder.elements("weight", args.weight, parameters, weight_rows * width)?;
+        let bias = binder.optional("bias", args.bias, problem.has_bias(), parameters, weight_rows)?;
+        let residual = args.residual;
+        let residual =
+            binder.optional_rows("residual", residual, problem.has_residual(), dtype, [rows, outputs])?;
         let y = binder.rows_mut("y", args.y, dtype, [rows, outputs])?;
-        let weight_place = Place { stride: inputs, ..weight.place };
-        let places = Places { x: x.place, weight: weight_place, y: y.place };
+        let weight_place = Place { stride: width, ..weight.place };
+        let places = Places { x: x.place, weight: weight_place, residual: residual.place, y: y.place };
         let launch = plan(problem, &places, Types::of(problem), self.gpu.limits())?;
-        launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &y]))
+        launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &residual, &y]))
     }
 }
 
@@ -91,13 +94,16 @@ impl Linear {
 pub(crate) struct Places {
     pub(crate) x: Place,
     pub(crate) weight: Place,
+    /// That of y where there is none.
+    pub(crate) residual: Place,
     pub(crate) y: Place,
 }
 
 impl Places {
     pub(crate) fn contiguous(problem: &LinearProblem) -> Self {
-        let inputs = Place::contiguous(problem.inputs());
-        Places { x: inputs, weight: inputs, y: Place::contiguous(problem.outputs()) }
+        let y = Place::contiguous(problem.outputs());
+        let weight = Place::contiguous(problem.group_inputs());
+        Places { x: Place::contiguous(problem.inputs()), weight, residual: y, y }
     }
 }
 
@@ -139,7 +145,8 @@ pub(crate) fn traffic(problem: &LinearProblem, types: Types, limits: &Limits) ->
         DType::F32 => multiply_add::kernel(problem, limits),
         DType::F16 | DType::BF16 => mma::kernel(problem, types, limits),
     };
-    let (rows, outputs) = (problem.rows() as u64, problem.outputs() as u64);
+    let (rows, groups) = (problem.rows() as u64, problem.groups() as u64);
+    let (outputs, halves) = (problem.group_outputs() as u64, problem.activation().halves() as u64);
     let row = |numbers: usize, dtype: DType| (numbers * dtype.size()).div_ceil(SECTOR) as u64;
     let [down, across] = kernel.grid(problem);
     // Each warp of a tile reads the biases of its columns; on tensor cores, a thread those of two columns of eight, one by
@@ -149,12 +156,34 @@ pub(crate) fn traffic(problem: &LinearProblem, types: Types, limits: &Limits) ->
         DType::F32 => down.saturating_mul(4 * eights),
         _ => down.saturating_mul(2 * (eights + if outputs % 8 == 1 { outputs / 8 } else { eights })),
     };
-    let weight = down.saturating_mul(outputs).saturating_mul(row(problem.inputs(), types.parameters));
+    let bias = bias.saturating_mul(groups * halves);
+    let weight = down
+        .saturating_mul(problem.weight_rows() as u64)
+        .saturating_mul(row(problem.group_inputs(), types.parameters));
+    let written = rows.saturating_mul(groups * row(problem.group_outputs(), types.y));
+    let residual = if problem.has_residual() { written } else { 0 };
+    let x = across.saturating_mul(rows).saturating_mul(row(problem.group_inputs(), types.x));
     Traffic {
-        read: across.saturating_mul(rows).saturating_mul(row(problem.inputs(), types.x)),
-        written: rows.saturating_mul(row(problem.outputs(), types.y)),
+        read: x.saturating_add(residual),
+        written,
         parameters: weight.saturating_add(if problem.has_bias() { bias } else { 0 }),
     }
+}
+
+/// As `kernels/shared/activation.cuh` names it.
+fn activation(activation: Activation) -> u32 {
+    match activation {
+        Activation::Identity => 0,
+        Activation::Relu => 1,
+        Activation::Gelu => 2,
+        Activation::GeluTanh => 3,
+        Activation::Glu => 4,
+    }
+}
+
+/// Whether the rows of y and of the residual are whole quads, each aligned to its size, also those of a group.
+fn quads(dtype: DType, group_outputs: usize, places: &Places) -> u32 {
+    (unit(dtype, group_outputs, &[places.residual, places.y]) as usize >= 4 * dtype.size()).into()
 }
 
 /// A kernel of a module.
@@ -173,10 +202,15 @@ impl Kernel {
         if big.tiles(problem) < u64::from(limits.multiprocessors) { small } else { big }
     }
 
+    /// Tiles side by side on the outputs of a group: of a GLU a tile has half as many.
+    fn group_columns(&self, problem: &LinearProblem) -> usize {
+        problem.group_outputs().div_ceil(self.tile[1] / problem.activation().halves())
+    }
+
     /// Tiles down and across.
     fn grid(&self, problem: &LinearProblem) -> [u64; 2] {
-        let [rows, columns] = self.tile;
-        [problem.rows().div_ceil(rows) as u64, problem.outputs().div_ceil(columns) as u64]
+        let across = (self.group_columns(problem) as u64).saturating_mul(problem.groups() as u64);
+        [problem.rows().div_ceil(self.tile[0]) as u64, across]
     }
 
     fn tiles(&self, problem: &LinearProblem) -> u64 {

@@ -17,8 +17,8 @@ use crate::cuda::plan::{Launch, Place};
 use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, norm, span_key};
 use crate::gpu::lock;
 use crate::problem::{
-    AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LinearProblem, Mask,
-    NormKind, NormProblem, NormResidual, SpanKeyProblem,
+    Activation, AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem,
+    LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanKeyProblem,
 };
 use crate::{DType, Error, Sequences, Window};
 
@@ -84,9 +84,15 @@ fn every_linear_layer_has_a_plan() {
         [(0, 1, 1), (1, 1, 1), (7, 300, 5), (128, 64, 128), (40_000, 1024, 4096), (1 << 30, 8, 3)]
     {
         for types in products() {
-            let problem = LinearProblem::new(rows, inputs, outputs, types.x).unwrap();
-            for limits in &DEVICES {
-                match linear::plan(&problem, &linear::Places::contiguous(&problem), types, limits).unwrap() {
+            let plain = LinearProblem::new(rows, inputs, outputs, types.x).unwrap();
+            let glu = plain.with_activation(Activation::Glu).unwrap();
+            let grouped = LinearProblem::new(rows, 4 * inputs, 4 * outputs, types.x);
+            let grouped = grouped.and_then(|problem| problem.with_groups(4)).unwrap();
+            let problems = if types.y == types.x { vec![plain, glu, grouped] } else { vec![plain] };
+            for (problem, limits) in
+                problems.iter().flat_map(|problem| DEVICES.iter().map(move |d| (problem, d)))
+            {
+                match linear::plan(problem, &linear::Places::contiguous(problem), types, limits).unwrap() {
                     Some(launch) => assert_there(&launch),
                     None => assert_eq!(rows, 0),
                 }

@@ -161,6 +161,7 @@ fn launch(
             x: cuda::Rows::contiguous(x.on_cuda()),
             weight: weight.on_cuda(),
             bias: options.bias.map(Tensor::on_cuda),
+            residual: options.residual.map(|residual| cuda::Rows::contiguous(residual.on_cuda())),
             y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
         }),
     }

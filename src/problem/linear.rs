@@ -214,17 +214,6 @@ impl LinearProblem {
         self.residual
     }
 
-    /// What of it is more than a product with a bias and a ReLU, if anything.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn beyond_relu(&self) -> Option<&'static str> {
-        match self.activation {
-            Activation::Identity | Activation::Relu if self.groups > 1 => Some("groups"),
-            Activation::Identity | Activation::Relu if self.residual => Some("a residual"),
-            Activation::Identity | Activation::Relu => None,
-            other => Some(other.name()),
-        }
-    }
-
     /// What of it has no backward pass, if anything.
     pub(crate) fn without_backward(&self) -> Option<&'static str> {
         match self.activation {

@@ -59,19 +59,11 @@ impl Call {
     /// Fails unless every device gives what the reference expects.
     fn check(&self) -> Result<(), TestCaseError> {
         let expected: Vec<_> = (0..self.problem.rows()).flat_map(|row| self.expected(row)).collect();
-        for device in devices_for(&self.problem) {
+        for device in devices() {
             assert_admitted(&expected, &self.run(&device))?;
         }
         Ok(())
     }
-}
-
-/// The devices that have all that a problem asks for. CUDA has no groups, no residual, and only a ReLU yet.
-fn devices_for(problem: &LinearProblem) -> Vec<Device> {
-    let plain = problem.groups() == 1
-        && !problem.has_residual()
-        && matches!(problem.activation(), Activation::Identity | Activation::Relu);
-    devices().iter().filter(|device| plain || !device.to_string().contains("cuda")).cloned().collect()
 }
 
 /// Sizes of which some make several tiles: rows, inputs and outputs.
@@ -93,12 +85,6 @@ pub fn differentiable() -> impl Strategy<Value = LinearProblem> {
                 .with_residual(residual && activation == Activation::Identity)
         },
     )
-}
-
-/// Those that every device has.
-#[cfg(feature = "cuda")]
-pub fn plain() -> impl Strategy<Value = LinearProblem> {
-    differentiable().prop_map(|problem| problem.with_residual(false))
 }
 
 /// Linear layers of all types, with all that they may have; in groups the sizes are those of one.
@@ -136,7 +122,7 @@ proptest! {
         prop_assume!(problem.rows() > 1);
         let row = row.index(problem.rows());
         let mut call = Call::draw(problem, seed);
-        for device in devices_for(&problem) {
+        for device in devices() {
             let of_row = |y: &Tensor| -> Vec<u32> {
                 let y = y.to_f32().unwrap();
                 y[row * problem.outputs()..][..problem.outputs()].iter().map(|y| y.to_bits()).collect()
@@ -166,7 +152,7 @@ proptest! {
             .unwrap();
         let group = group.index(groups);
         let mut call = Call::draw(problem, seed);
-        for device in devices_for(&problem) {
+        for device in devices() {
             let of_group = |y: &Tensor| -> Vec<u32> {
                 let y = y.to_f32().unwrap();
                 let rows = y.chunks(groups * outputs).flat_map(|row| &row[group * outputs..][..outputs]);
@@ -218,15 +204,9 @@ fn by_hand() {
             |values: &[f32], shape: &[usize]| Tensor::from_f32(values, shape, dtype, device).unwrap();
         let run = |x: &Tensor, weight: &Tensor, activation, residual, groups| {
             let options = ops::LinearOptions { activation, residual, groups, bias: None };
-            let problem = LinearProblem::new(1, 4, 4, dtype)
-                .and_then(|problem| problem.with_groups(groups)?.with_activation(activation))
-                .unwrap()
-                .with_residual(residual.is_some());
-            let on = devices_for(&problem).contains(device);
-            on.then(|| ops::linear(x, weight, &options).unwrap().to_f32().unwrap())
+            ops::linear(x, weight, &options).unwrap().to_f32().unwrap()
         };
-        let near = |got: Option<Vec<f32>>, expected: &[f32]| {
-            let Some(got) = got else { return };
+        let near = |got: Vec<f32>, expected: &[f32]| {
             assert_eq!(got.len(), expected.len());
             for (got, expected) in got.iter().zip(expected) {
                 let off = (got - expected).abs() / expected.abs().max(1.0);
@@ -262,17 +242,12 @@ fn limits_of_activations() {
         let tensor =
             |values: &[f32], shape: &[usize]| Tensor::from_f32(values, shape, dtype, device).unwrap();
         let run = |x: &[f32], weight: &[f32], activation| {
-            let problem = LinearProblem::new(1, 1, 1, dtype).unwrap().with_activation(activation).unwrap();
             let options = ops::LinearOptions { activation, ..Default::default() };
             let (x, weight) = (tensor(x, &[x.len(), 1]), tensor(weight, &[weight.len(), 1]));
-            let on = devices_for(&problem).contains(device);
-            on.then(|| ops::linear(&x, &weight, &options).unwrap().to_f32().unwrap())
+            ops::linear(&x, &weight, &options).unwrap().to_f32().unwrap()
         };
         for activation in [Activation::Gelu, Activation::GeluTanh] {
-            let Some(y) = run(&[infinity, max, 100.0, 0.0, -100.0, -max, -infinity, nan], &[1.0], activation)
-            else {
-                continue;
-            };
+            let y = run(&[infinity, max, 100.0, 0.0, -100.0, -max, -infinity, nan], &[1.0], activation);
             assert_eq!(
                 y[..7],
                 [infinity, max, 100.0, 0.0, 0.0, 0.0, 0.0],
@@ -281,9 +256,7 @@ fn limits_of_activations() {
             assert!(y[7].is_nan(), "{activation:?} of NaN is {} in {dtype} on {device}", y[7]);
         }
         // The gate of the second number is closed.
-        let Some(y) = run(&[200.0, -200.0, max, -max, infinity, nan], &[1.0, 1.0], Activation::Glu) else {
-            continue;
-        };
+        let y = run(&[200.0, -200.0, max, -max, infinity, nan], &[1.0, 1.0], Activation::Glu);
         assert_eq!(y[..5], [200.0, 0.0, max, 0.0, infinity], "a GLU in {dtype} on {device}");
         assert!(y[5].is_nan(), "a GLU of NaN is {} in {dtype} on {device}", y[5]);
     }
@@ -321,11 +294,9 @@ fn every_size_before_the_last_is_rows() {
         let y = ops::linear(&x, &weight, &Default::default()).unwrap();
         assert_eq!(y.shape(), [2, 3, 4, 7]);
         // A residual has the shape of y.
-        if !device.to_string().contains("cuda") {
-            let options = ops::LinearOptions { residual: Some(&y), ..Default::default() };
-            let twice: Vec<f32> = y.to_f32().unwrap().iter().map(|y| 2.0 * y).collect();
-            assert_eq!(ops::linear(&x, &weight, &options).unwrap().to_f32().unwrap(), twice);
-        }
+        let options = ops::LinearOptions { residual: Some(&y), ..Default::default() };
+        let twice: Vec<f32> = y.to_f32().unwrap().iter().map(|y| 2.0 * y).collect();
+        assert_eq!(ops::linear(&x, &weight, &options).unwrap().to_f32().unwrap(), twice);
         let flat = ops::linear(&x.reshape(&[24, 5]).unwrap(), &weight, &Default::default()).unwrap();
         assert_eq!(y.to_f32().unwrap(), flat.to_f32().unwrap());
     }

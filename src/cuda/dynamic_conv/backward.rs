@@ -166,7 +166,7 @@ impl DynamicConvBackward {
             gradients: gradients.place,
         };
         if let Some(launch) = parts.generate(&places, limits)? {
-            binder.launch(&launch, [query, &source.source, &source.weight_bias, &generated])?;
+            binder.launch(&launch, [query, &source.source, &source.weight_bias, nothing, &generated])?;
         }
         if let Some(launch) = parts.logits(*dropout, &places, listed, limits)? {
             binder.launch(&launch, [x, dy, logits, sequences, gradients])?;

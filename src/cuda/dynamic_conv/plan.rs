@@ -101,7 +101,8 @@ pub(crate) fn plan(
     }
     let (product, types) = product(problem)?;
     let logits = Logits::scratch(problem, places.scratch);
-    let lies = linear::Places { x: places.query, weight: places.source, y: logits.place };
+    let (y, residual) = (logits.place, logits.place);
+    let lies = linear::Places { x: places.query, weight: places.source, residual, y };
     let convolve = plan_given(conv, dropout, tokens, logits, listed, limits)?;
     Ok(match linear::plan(&product, &lies, types, limits)? {
         Some(generate) => Plan::Apart(Box::new([generate, convolve])),

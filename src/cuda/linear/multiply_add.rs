@@ -3,10 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::limits::Limits;
-use crate::cuda::linear::{Kernel, Places, Types};
+use crate::cuda::linear::{Kernel, Places, Types, activation, quads};
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, count, unit};
-use crate::problem::{Activation, LinearProblem};
+use crate::problem::LinearProblem;
 use crate::{DType, Result};
 
 /// The structure `Params` of the kernel.
@@ -14,16 +14,21 @@ use crate::{DType, Result};
 #[repr(C)]
 struct Params {
     x_stride: u64,
+    residual_stride: u64,
     y_stride: u64,
     rows: u32,
     inputs: u32,
     outputs: u32,
+    groups: u32,
+    group_columns: u32,
     columns: u32,
     activation: u32,
     has_bias: u32,
+    has_residual: u32,
     x_unit: u32,
     weight_unit: u32,
     weight_type: u32,
+    quads: u32,
     unused: u32,
 }
 
@@ -40,22 +45,29 @@ pub(crate) fn plan(
     limits: &Limits,
 ) -> Result<Launch> {
     let kernel = kernel(problem, limits);
+    let (inputs, outputs) = (problem.group_inputs(), problem.group_outputs());
+    let across = kernel.group_columns(problem);
     let params = Params {
         x_stride: places.x.stride as u64,
+        residual_stride: places.residual.stride as u64,
         y_stride: places.y.stride as u64,
         rows: count("x", problem.rows())?,
-        inputs: count("x", problem.inputs())?,
-        outputs: count("y", problem.outputs())?,
-        columns: count("y", problem.outputs().div_ceil(kernel.tile[1]))?,
-        activation: (problem.activation() == Activation::Relu).into(),
+        inputs: count("x", inputs)?,
+        outputs: count("y", outputs)?,
+        groups: count("y", problem.groups())?,
+        group_columns: count("y", across)?,
+        columns: count("y", across.saturating_mul(problem.groups()))?,
+        activation: activation(problem.activation()),
         has_bias: problem.has_bias().into(),
-        x_unit: unit(types.x, problem.inputs(), &[places.x]),
-        weight_unit: unit(types.parameters, problem.inputs(), &[places.weight]),
+        has_residual: problem.has_residual().into(),
+        x_unit: unit(types.x, inputs, &[places.x]),
+        weight_unit: unit(types.parameters, inputs, &[places.weight]),
         weight_type: match types.parameters {
             DType::F32 => 0,
             DType::F16 => 1,
             DType::BF16 => 2,
         },
+        quads: quads(types.y, outputs, places),
         unused: 0,
     };
     let module = modules::linear(types.x, types.parameters);

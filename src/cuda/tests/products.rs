@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::products;
-use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
+use crate::cuda::call::{Binder, Bound, Elements, Rows, RowsMut};
 use crate::cuda::linear::{self, Places, Types};
 use crate::cuda::plan::Place;
 use crate::problem::LinearProblem;
@@ -70,10 +70,13 @@ fn check(types: Types, [rows, inputs, outputs]: [usize; 3], bias: bool, gap: usi
         let bound_y =
             binder.rows_mut("y", RowsMut::strided(elements, y.stride), types.y, [rows, outputs]).unwrap();
         let weight_place = Place { stride: inputs, ..bound_weight.place };
-        let places = Places { x: bound_x.place, weight: weight_place, y: bound_y.place };
+        let places =
+            Places { x: bound_x.place, weight: weight_place, residual: bound_y.place, y: bound_y.place };
         let launch = linear::plan(&problem, &places, types, gpu.limits()).unwrap().unwrap();
         gpu.start_profile();
-        binder.launch(&launch, [&bound_x, &bound_weight, &bound_bias, &bound_y]).unwrap();
+        let inputs = [&bound_x, &bound_weight, &bound_bias, &Bound::nothing()];
+        let [x, weight, bias, residual] = inputs;
+        binder.launch(&launch, [x, weight, bias, residual, &bound_y]).unwrap();
     }
     let profile = gpu.take_profile().remove(0).profile;
 

@@ -246,12 +246,13 @@ proptest! {
     }
 
     #[test]
-    fn linear_layer(problem in linear::plain(), seed in any::<u64>(), (place, step) in place()) {
+    fn linear_layer(problem in linear::problem(), seed in any::<u64>(), (place, step) in place()) {
         let Some(device) = cuda_device() else { return Ok(()) };
         let (call, mut scatter) = (linear::Call::draw(problem, seed), Scatter::new(&device, place, step));
         let x = scatter.rows(&call.x, problem.inputs());
         let weight = scatter.elements(&call.weight);
         let bias = scatter.optional(&call.bias);
+        let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, problem.outputs()));
         let mut output = scatter.output(problem.rows(), problem.outputs(), problem.dtype());
         let operator = room::Linear::new(device.cuda_gpu().unwrap(), problem).unwrap();
         operator
@@ -259,6 +260,7 @@ proptest! {
                 x: x.rows(),
                 weight: weight.elements(),
                 bias: elements(&bias),
+                residual: residual.as_ref().map(Input::rows),
                 y: output.rows(),
             })
             .unwrap();

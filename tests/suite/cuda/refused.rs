@@ -13,8 +13,8 @@ use lightspan::cuda::{
     LightConvArgs, Linear, LinearArgs, Rows, RowsMut, SpanKey, SpanKeyArgs,
 };
 use lightspan::problem::{
-    AttentionKind, AttentionProblem, Convolution, HistoryProblem, LightConvProblem, LinearProblem,
-    SpanKeyProblem,
+    Activation, AttentionKind, AttentionProblem, Convolution, HistoryProblem, LightConvProblem,
+    LinearProblem, SpanKeyProblem,
 };
 use lightspan::{DType, Device, Error, Result, Sequences, Tensor, Window};
 
@@ -305,10 +305,25 @@ fn linear() {
             x: Rows::contiguous(bench.some()),
             weight: bench.some(),
             bias: bias.then(|| bench.some()),
+            residual: None,
             y: output(&mut outputs),
         };
         change(&mut args, bench);
         Linear::new(&bench.gpu, problem)?.launch(args)
+    }
+    /// The same of a GLU with everything: W [8, 3].
+    fn gated(bench: &Bench, change: impl for<'a> FnOnce(&mut LinearArgs<'a>, &'a Bench)) -> Result<()> {
+        let problem = LinearProblem::new(5, 3, 4, DType::F32)?.with_activation(Activation::Glu)?;
+        let mut outputs = Outputs::of(bench);
+        let mut args = LinearArgs {
+            x: Rows::contiguous(bench.some()),
+            weight: bench.some(),
+            bias: Some(bench.some()),
+            residual: Some(Rows::contiguous(bench.some())),
+            y: Outputs::good(&mut outputs),
+        };
+        change(&mut args, bench);
+        Linear::new(&bench.gpu, problem.with_bias(true).with_residual(true))?.launch(args)
     }
     let Some(bench) = Bench::new() else { return };
     let (b, good) = (&bench, Outputs::good);
@@ -325,6 +340,20 @@ fn linear() {
         (call(b, false, |_, _| (), |out| RowsMut::strided(out.get(0), 3)), stride("y", 4)),
         (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(1))), halves("y")),
         (call(b, false, |_, _| (), |out| RowsMut::contiguous(out.get(2))), b.foreign("y")),
+        (
+            call(b, false, |args, b| args.residual = Some(Rows::contiguous(b.some())), good),
+            surplus("residual"),
+        ),
+    ]);
+    gated(b, |_, _| ()).unwrap();
+    each([
+        (gated(b, |args, b| args.weight = b.last(23)), short("weight")),
+        (gated(b, |args, b| args.bias = Some(b.last(7))), short("bias")),
+        (gated(b, |args, _| args.residual = None), missing("residual")),
+        (gated(b, |args, b| args.residual = Some(Rows::contiguous(b.last(19)))), short("residual")),
+        (gated(b, |args, b| args.residual = Some(Rows::strided(b.some(), 3))), stride("residual", 4)),
+        (gated(b, |args, b| args.residual = Some(Rows::contiguous(b.halves()))), halves("residual")),
+        (gated(b, |args, b| args.residual = Some(Rows::contiguous(b.elsewhere()))), b.foreign("residual")),
     ]);
 }
 

@@ -200,6 +200,7 @@ fn nothing_is_loaded_while_a_graph_is_captured() {
             x: Rows::contiguous(Elements::from(&x).at(offset)),
             weight: (&before).into(),
             bias: None,
+            residual: None,
             y: RowsMut::contiguous(&mut y),
         };
         linear.launch(linear_args).unwrap();

@@ -9,11 +9,13 @@ mod span_conv_backward;
 
 use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{
-    AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask, SpanKeyProblem,
+    Activation, AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask,
+    SpanKeyProblem,
 };
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
+use crate::linear;
 use crate::support::{Numbers, config, sequences};
 
 /// What `run` did on an emulated device.
@@ -234,6 +236,45 @@ fn linear_reads_and_writes_what_is_predicted() {
                 let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
                 assert_eq!(conflicts, [0, 0], "{} of {rows} x {inputs} x {outputs}, {dtype}", launch.entry);
             }
+        }
+    }
+}
+
+/// Activations, residuals and groups, with big tiles and small ones.
+#[test]
+fn finished_linear_reads_and_writes_what_is_predicted() {
+    let types = DType::ALL.into_iter().flat_map(|dtype| [(dtype, dtype), (dtype, DType::F32)]);
+    let kinds = [
+        (Activation::Gelu, false, 1),
+        (Activation::GeluTanh, true, 2),
+        (Activation::Glu, false, 1),
+        (Activation::Glu, true, 1),
+        (Activation::Identity, true, 1),
+        (Activation::Relu, false, 3),
+    ];
+    for ((dtype, parameters), device) in
+        types.flat_map(|types| [Device::cuda_emulated(), few_multiprocessors()].map(|device| (types, device)))
+    {
+        for ((activation, residual, groups), [rows, inputs, outputs]) in
+            kinds.into_iter().flat_map(|kind| [[1, 64, 16], [150, 96, 176]].map(|sizes| (kind, sizes)))
+        {
+            let problem = LinearProblem::new(rows, groups * inputs, groups * outputs, dtype)
+                .and_then(|problem| problem.with_parameters(parameters)?.with_groups(groups))
+                .and_then(|problem| problem.with_activation(activation))
+                .unwrap()
+                .with_bias(true)
+                .with_residual(residual);
+            let call = linear::Call::draw(problem, 3);
+            let [x, weight] = [&call.x, &call.weight].map(|values| values.on(&device));
+            let [bias, residual] =
+                [&call.bias, &call.residual].map(|values| values.as_ref().map(|v| v.on(&device)));
+            let (bias, residual) = (bias.as_ref(), residual.as_ref());
+            let options = ops::LinearOptions { bias, activation, residual, groups };
+            let launch = profiled(&device, || ops::linear(&x, &weight, &options).unwrap());
+            assert_counted(&launch, Linear::new(device.cuda_gpu().unwrap(), problem).unwrap().traffic());
+            let profile = &launch.profile;
+            let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
+            assert_eq!(conflicts, [0, 0], "{} of {problem:?}", launch.entry);
         }
     }
 }

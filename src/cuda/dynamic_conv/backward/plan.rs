@@ -164,7 +164,8 @@ impl Parts {
             return Ok(None);
         }
         let (product, types) = product(self.problem.forward())?;
-        let lies = linear::Places { x: places.query, weight: places.source, y: places.logits };
+        let (y, residual) = (places.logits, places.logits);
+        let lies = linear::Places { x: places.query, weight: places.source, residual, y };
         linear::plan(&product, &lies, types, limits)
     }
 
