@@ -135,6 +135,12 @@ impl Tokens {
     pub fn wgpu_buffer(&self) -> Option<&::wgpu::Buffer> {
         self.bits.wgpu_buffer()
     }
+
+    /// The same, where they are known to be on one.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn buffer(&self) -> &::wgpu::Buffer {
+        self.bits.buffer()
+    }
 }
 
 /// Shape, bound and device, without the ids.

@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{EmbeddingProblem, same_or_f32};
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{DType, Dims, Error, Result, Sequences, Tensor, Tokens};
 
 /// A table of positions.
@@ -121,7 +123,7 @@ fn describe(tokens: &Tokens, table: &Tensor, options: &EmbeddingOptions<'_>) -> 
         problem.check_positions(sequences)?;
     }
     #[cfg(feature = "wgpu")]
-    check::planned_wgpu(table, |_| check::not_yet::<()>("wgpu", "embedding"))?;
+    check::planned_wgpu(table, |gpu| wgpu::Embedding::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
     check::planned_cuda(table, |_| check::not_yet::<()>("cuda", "embedding"))?;
     let shape = tokens.shape().iter().copied().chain([channels]).collect();
@@ -167,7 +169,20 @@ fn launch(
             y: RowsMut::contiguous(y.cpu_mut()),
         }),
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => check::not_yet("wgpu", "embedding"),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::Embedding::new(gpu, *problem)?;
+            let sequences = sequences.as_ref().map(|sequences| gpu.sequences(sequences)).transpose()?;
+            let args = wgpu::EmbeddingArgs {
+                sequences: sequences.as_ref(),
+                tokens: tokens.buffer().into(),
+                table: wgpu::Rows::contiguous(table.buffer()),
+                positions: positions.map(|positions| wgpu::Rows::contiguous(positions.buffer())),
+                type_ids: type_ids.map(|ids| ids.buffer().into()),
+                types: types.map(|types| wgpu::Rows::contiguous(types.buffer())),
+                y: wgpu::Rows::contiguous(y.buffer()),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
+        }
         #[cfg(feature = "cuda")]
         Room::Cuda(_) => check::not_yet("cuda", "embedding"),
     }

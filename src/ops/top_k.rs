@@ -2,6 +2,8 @@ use crate::cpu::{self, Rows, RowsMut};
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::TopKProblem;
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
 use crate::{DType, Dims, Error, Result, Tensor, Tokens};
 
 /// What [`top_k`] may have.
@@ -98,7 +100,7 @@ fn describe(x: &Tensor, k: Option<usize>, options: &TopKOptions) -> Result<Call>
         .with_values(k.is_some())
         .with_log_softmax(options.log_softmax);
     #[cfg(feature = "wgpu")]
-    check::planned_wgpu(x, |_| check::not_yet::<()>("wgpu", "top_k"))?;
+    check::planned_wgpu(x, |gpu| wgpu::TopK::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
     check::planned_cuda(x, |_| check::not_yet::<()>("cuda", "top_k"))?;
     Ok(Call { problem, shape: rows.iter().copied().chain(k).collect() })
@@ -116,7 +118,15 @@ fn launch(problem: &TopKProblem, x: &Tensor, values: Option<&mut Tensor>, tokens
             scratch.with(operator.scratch_len(), |scratch| operator.run(args, scratch))
         }
         #[cfg(feature = "wgpu")]
-        Room::Wgpu(_) => check::not_yet("wgpu", "top_k"),
+        Room::Wgpu(gpu) => {
+            let operator = wgpu::TopK::new(gpu, *problem)?;
+            let args = wgpu::TopKArgs {
+                x: wgpu::Rows::contiguous(x.buffer()),
+                values: values.map(|values| wgpu::Rows::contiguous(values.buffer())),
+                tokens: tokens.buffer().into(),
+            };
+            gpu.run([0, 0], |_| operator.bind(args))
+        }
         #[cfg(feature = "cuda")]
         Room::Cuda(_) => check::not_yet("cuda", "top_k"),
     }?;

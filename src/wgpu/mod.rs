@@ -52,6 +52,7 @@ mod adapters;
 mod attention;
 mod call;
 mod dynamic_conv;
+mod embedding;
 mod faults;
 mod gpu;
 mod history;
@@ -69,6 +70,7 @@ mod span_conv;
 mod span_key;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod transfer;
 
 /// The wgpu that this crate is built with.
@@ -78,6 +80,7 @@ pub use adapters::adapter_names;
 pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use call::{Call, Elements, Rows};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};
+pub use embedding::{Embedding, EmbeddingArgs};
 pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
 pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
@@ -87,3 +90,4 @@ pub use norm::{Norm, NormArgs};
 pub use sequences::DeviceSequences;
 pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
 pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};
+pub use top_k::{TopK, TopKArgs};

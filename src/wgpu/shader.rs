@@ -66,6 +66,7 @@ pub(crate) enum File {
     DynamicConvBackwardRows,
     DynamicConvBackwardStatistics,
     DynamicConvBackwardSums,
+    Embedding,
     History,
     LightConv,
     LightConvBackwardReduce,
@@ -80,6 +81,7 @@ pub(crate) enum File {
     SpanKey,
     SpanKeyBackwardConvolve,
     SpanKeyBackwardFilters,
+    TopK,
 }
 
 impl File {
@@ -133,6 +135,7 @@ impl File {
                 include_str!("../../shaders/dynamic_conv_backward/statistics.wgsl")
             }
             File::DynamicConvBackwardSums => include_str!("../../shaders/dynamic_conv_backward/sums.wgsl"),
+            File::Embedding => include_str!("../../shaders/embedding.wgsl"),
             File::History => include_str!("../../shaders/history.wgsl"),
             File::LightConv => include_str!("../../shaders/light_conv.wgsl"),
             File::LightConvBackwardReduce => include_str!("../../shaders/light_conv_backward/reduce.wgsl"),
@@ -147,6 +150,7 @@ impl File {
             File::SpanKey => include_str!("../../shaders/span_key.wgsl"),
             File::SpanKeyBackwardConvolve => include_str!("../../shaders/span_key_backward/convolve.wgsl"),
             File::SpanKeyBackwardFilters => include_str!("../../shaders/span_key_backward/filters.wgsl"),
+            File::TopK => include_str!("../../shaders/top_k.wgsl"),
         }
     }
 }

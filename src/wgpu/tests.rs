@@ -4,3 +4,4 @@ mod backward;
 mod convolutions;
 mod kernels;
 mod plans;
+mod tables;

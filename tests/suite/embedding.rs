@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use crate::support::{Numbers, Values, assert_admitted, config, dtypes, overwritten, sequences};
 
 fn devices() -> Vec<Device> {
-    vec![Device::cpu()]
+    crate::support::devices().into_iter().filter(|d| d.cuda_gpu().is_none()).collect()
 }
 
 /// A drawn call with its numbers.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::support::{Numbers, Values, config};
 
 fn devices() -> Vec<Device> {
-    vec![Device::cpu()]
+    crate::support::devices().into_iter().filter(|d| d.cuda_gpu().is_none()).collect()
 }
 
 /// A drawn call with its numbers.

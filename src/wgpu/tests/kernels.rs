@@ -2,7 +2,9 @@ use naga::back::{hlsl, msl};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use crate::wgpu::shader::{Kernel, WORKGROUP_BYTES};
-use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, norm, reduce, span_key};
+use crate::wgpu::{
+    Limits, attention, dynamic_conv, embedding, history, light_conv, linear, norm, reduce, span_key, top_k,
+};
 
 /// Every kernel that any plan can ask for.
 pub(super) fn kernels() -> Vec<Kernel> {
@@ -14,9 +16,11 @@ pub(super) fn kernels() -> Vec<Kernel> {
         span_key::kernels(),
         linear::kernels(),
         attention::kernels(),
+        embedding::kernels(),
         history::kernels(),
         norm::kernels(),
         reduce::kernels(),
+        top_k::kernels(),
     ]
     .concat()
 }
@@ -174,6 +178,7 @@ fn no_size_is_part_of_a_kernel() {
         "GRADIENT",
         "DROPOUT",
         "SUM",
+        "VALUES",
     ];
     let tiles = ["ROW_QUADS", "COLUMN_QUADS", "BLOCKS", "WEIGHTED", "VALUE_QUADS", "TAP_QUADS"];
     for kernel in kernels() {

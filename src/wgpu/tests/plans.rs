@@ -3,14 +3,16 @@ use std::collections::HashSet;
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
     Activation, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
-    DynamicConvProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem, LinearProblem, LinearWanted,
-    Mask, NormKind, NormProblem, NormResidual, SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps,
+    DynamicConvProblem, EmbeddingProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem,
+    LinearProblem, LinearWanted, Mask, NormKind, NormProblem, NormResidual, SpanKeyBackwardProblem,
+    SpanKeyProblem, SpanKeyWanted, Taps, TopKProblem,
 };
 use crate::wgpu::plan::{Launch, Place, Tokens, tile_parameters};
 use crate::wgpu::shader::{DEPTH, MEMORY, WORKGROUP};
 use crate::wgpu::tests::backward::{attend_backward, key_backward, layer_backward};
 use crate::wgpu::tests::convolutions::{dynamic_backward, light_backward};
 use crate::wgpu::tests::kernels::{kernels, module};
+use crate::wgpu::tests::tables::{embed, rank};
 use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, norm, span_key};
 use crate::{DType, Error, Normalize, Result, Sequences, Window};
 
@@ -350,6 +352,8 @@ fn parameters_are_those_of_the_kernel() {
         attend_backward(&attend_back, AttentionKind::Fused, &limits).unwrap(),
         attend_backward(&attend_back, AttentionKind::Naive, &limits).unwrap(),
         key_backward(&SpanKeyBackwardProblem::new(span, SpanKeyWanted::ALL).unwrap(), &limits).unwrap(),
+        embed(&EmbeddingProblem::of_sequences(shape, 9, 8, DType::F16).unwrap(), &limits).unwrap(),
+        rank(&TopKProblem::new(9, 8, 7, DType::F16).unwrap(), &limits).unwrap(),
     ];
     let mut seen = HashSet::new();
     for launch in launches.concat() {
