@@ -27,14 +27,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> x: array<u32>;
 @group(0) @binding(4) var<storage, read> history: array<u32>;
 
-// A word, or the half of it that is the number.
-fn bits_of(word: u32, number: u32) -> u32 {
-    if HALVES == 1u {
-        return (word >> ((number & 1u) * 16u)) & 0xffffu;
-    }
-    return word;
-}
-
 @compute @workgroup_size(WORKGROUP)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
@@ -59,10 +51,10 @@ fn main(
     var bits = 0u;
     if at < params.reach {
         let number = params.history_offset + (index * params.reach + at) * params.width + column;
-        bits = bits_of(history[select(number, number >> 1u, HALVES == 1u)], number);
+        bits = bits_of(history[word_with(number)], number);
     } else {
         let number = params.x_offset + (first + at - params.reach) * params.x_stride + column;
-        bits = bits_of(x[select(number, number >> 1u, HALVES == 1u)], number);
+        bits = bits_of(x[word_with(number)], number);
     }
     store_bits(params.next_offset + i, bits);
 }

@@ -206,6 +206,17 @@ pub enum Error {
         got: usize,
     },
 
+    /// A cache has no room for the tokens that are to be written behind those that it holds.
+    #[error("sequence {sequence} comes to {tokens} tokens, past the {room} that the cache has room for")]
+    CacheRoom {
+        /// Which sequence: the first of those that come furthest.
+        sequence: usize,
+        /// Its tokens, those gone by and those to be written.
+        tokens: usize,
+        /// Tokens of a sequence that there is room for.
+        room: usize,
+    },
+
     /// Only a causal window can look at history: tap K - 1 must be the token itself.
     #[error(
         "history needs a causal window: left padding {reach} for width {width} and dilation {dilation}, got {left}"

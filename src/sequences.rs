@@ -213,6 +213,14 @@ impl Sequences {
         self.sequences.iter().map(|s| s.past + s.length).collect()
     }
 
+    /// The sequence that comes furthest with these tokens, the first of such, and how many of its tokens have gone by then.
+    pub(crate) fn furthest(&self) -> (usize, usize) {
+        self.gone_by()
+            .into_iter()
+            .enumerate()
+            .fold((0, 0), |most, one| if one.1 > most.1 { one } else { most })
+    }
+
     /// All that a problem depends on.
     pub fn shape(&self) -> SequenceShape {
         self.shape
@@ -303,6 +311,10 @@ mod tests {
         assert_eq!(packed.shape().tensor(6), [7, 6]);
         let later = packed.after(&[5, 0, 1]).unwrap();
         assert_eq!(later.gone_by(), [7, 0, 6]);
+        assert_eq!(later.furthest(), (0, 7));
+        assert_eq!(later.after(&[0, 9, 4]).unwrap().furthest(), (1, 9));
+        assert_eq!(Sequences::batch(3, 5).unwrap().furthest(), (0, 5));
+        assert_eq!(Sequences::batch(0, 5).unwrap().furthest(), (0, 0));
     }
 
     #[test]

@@ -115,7 +115,6 @@ impl<'a> Elements<'a> {
     }
 
     /// The elements as they lie in memory.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn bytes(self) -> &'a [u8] {
         match self {
             Elements::F32(slice) => bytemuck::cast_slice(slice),
@@ -244,7 +243,6 @@ impl Buffer {
 
 impl<'a> ElementsMut<'a> {
     /// The elements as they lie in memory.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub(crate) fn into_bytes(self) -> &'a mut [u8] {
         match self {
             ElementsMut::F32(slice) => bytemuck::cast_slice_mut(slice),

@@ -40,6 +40,7 @@ use std::sync::OnceLock;
 
 use pulp::Arch;
 
+mod append;
 mod attention;
 mod buffer;
 mod dropout;
@@ -63,6 +64,7 @@ mod tiles;
 mod top_k;
 mod transpose;
 
+pub use append::{Append, AppendArgs};
 pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use buffer::{Elements, ElementsMut};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};

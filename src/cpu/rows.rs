@@ -131,6 +131,12 @@ impl<'a> Source<'a> {
         self.data.load(row * self.stride + column, out);
     }
 
+    /// Columns of one row as they lie in memory.
+    fn bytes(&self, row: usize, columns: Range<usize>) -> &'a [u8] {
+        let (start, size) = (row * self.stride, self.data.dtype().size());
+        &self.data.bytes()[(start + columns.start) * size..(start + columns.end) * size]
+    }
+
     /// Columns from `column` on of one row in blocks, as [`Elements::load_blocks`].
     pub(crate) fn load_blocks(
         &self,
@@ -219,18 +225,38 @@ impl Sink<'_> {
     ///
     /// No other thread may write any of these elements during the call.
     pub(crate) unsafe fn store(&self, row: usize, column: usize, values: &[f32]) {
-        assert!(row < self.tokens && column + values.len() <= self.channels);
-        let (start, len) = (row * self.stride + column, values.len());
+        // SAFETY: the caller promises what `part` asks for.
+        unsafe { self.part(row, column, values.len()) }.store(values);
+    }
+
+    /// Moves columns of a row of `from`, which has the same type, into the same columns of one row, bit by bit.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may write any of these elements during the call.
+    pub(crate) unsafe fn copy(&self, row: usize, columns: Range<usize>, from: &Source<'_>, from_row: usize) {
+        // SAFETY: the caller promises what `part` asks for.
+        let to = unsafe { self.part(row, columns.start, columns.len()) };
+        to.into_bytes().copy_from_slice(from.bytes(from_row, columns));
+    }
+
+    /// `len` elements of one row, from `column` on.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may write any of these elements as long as they are held.
+    unsafe fn part(&self, row: usize, column: usize, len: usize) -> ElementsMut<'_> {
+        assert!(row < self.tokens && column + len <= self.channels);
+        let start = row * self.stride + column;
         // SAFETY: the assertion above keeps the range inside the slice that `RowsMut::check` measured, and the caller
         // promises that nobody else writes it. The same for each type.
-        let row = unsafe {
+        unsafe {
             match self.pointer {
                 Pointer::F32(pointer) => ElementsMut::F32(from_raw_parts_mut(pointer.add(start), len)),
                 Pointer::F16(pointer) => ElementsMut::F16(from_raw_parts_mut(pointer.add(start), len)),
                 Pointer::BF16(pointer) => ElementsMut::BF16(from_raw_parts_mut(pointer.add(start), len)),
             }
-        };
-        row.store(values);
+        }
     }
 
     /// Columns from `column` on of one row, as f32.
@@ -241,7 +267,7 @@ impl Sink<'_> {
     pub(crate) unsafe fn load(&self, row: usize, column: usize, out: &mut [f32]) {
         assert!(row < self.tokens && column + out.len() <= self.channels);
         let (start, len) = (row * self.stride + column, out.len());
-        // SAFETY: as in `store`.
+        // SAFETY: as in `part`.
         let row = unsafe {
             match self.pointer {
                 Pointer::F32(pointer) => Elements::F32(from_raw_parts(pointer.add(start), len)),

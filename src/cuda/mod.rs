@@ -20,6 +20,7 @@
 //! The feature `emulator` adds a device that runs the same PTX on the CPU, checks every access and counts the traffic:
 //! see [`Gpu::emulated`].
 
+mod append;
 mod attention;
 mod call;
 mod driver;
@@ -43,6 +44,7 @@ mod traffic;
 /// The cudarc that this crate is built with.
 pub use ::cudarc;
 
+pub use append::{Append, AppendArgs};
 pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use call::{Elements, ElementsMut, Rows, RowsMut};
 #[cfg(feature = "emulator")]

@@ -39,6 +39,9 @@ macro_rules! module {
     };
 }
 
+/// Tokens written behind those that a cache holds, for every type.
+pub(crate) const APPEND: &Module = module!("append");
+
 /// A decoder's memory moved on, for every type.
 pub(crate) const HISTORY: &Module = module!("history");
 

@@ -14,6 +14,8 @@ pub struct DeviceSequences {
     continues: bool,
     /// Tokens of the longest.
     longest: usize,
+    /// As [`Sequences::furthest`] says.
+    furthest: (usize, usize),
     /// The sequences of a whole batch that begins with this call are known without a list.
     list: Option<Arc<dyn Memory>>,
 }
@@ -35,7 +37,8 @@ impl DeviceSequences {
             }
         };
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
-        Ok(DeviceSequences { shape: sequences.shape(), continues: sequences.continues(), longest, list })
+        let (shape, continues) = (sequences.shape(), sequences.continues());
+        Ok(DeviceSequences { shape, continues, longest, furthest: sequences.furthest(), list })
     }
 
     /// The shape of the sequences.
@@ -50,6 +53,11 @@ impl DeviceSequences {
     /// Tokens of the longest sequence.
     pub(crate) fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// The sequence that comes furthest, and how many of its tokens have gone by then.
+    pub(crate) fn furthest(&self) -> (usize, usize) {
+        self.furthest
     }
 
     pub(crate) fn is_listed(&self) -> bool {

@@ -14,11 +14,11 @@ use crate::cuda::limits::Limits;
 use crate::cuda::linear::Types;
 use crate::cuda::modules::Module;
 use crate::cuda::plan::{Launch, Place};
-use crate::cuda::{attention, dynamic_conv, history, light_conv, linear, modules, norm, span_key};
+use crate::cuda::{append, attention, dynamic_conv, history, light_conv, linear, modules, norm, span_key};
 use crate::gpu::lock;
 use crate::problem::{
-    Activation, AttentionKind, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem,
-    LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanKeyProblem,
+    Activation, AppendProblem, AttentionKind, AttentionProblem, Convolution, DynamicConvProblem,
+    HistoryProblem, LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanKeyProblem,
 };
 use crate::{DType, Error, Sequences, Window};
 
@@ -254,6 +254,19 @@ fn every_history_has_a_plan() {
     }
 }
 
+#[test]
+fn every_append_has_a_plan() {
+    let all = || sequences().into_iter();
+    for (channels, sequences) in [1, 3, 6, 512].into_iter().flat_map(|c| all().map(move |s| (c, s))) {
+        for dtype in DType::ALL {
+            let problem = AppendProblem::new(sequences.shape(), channels, 4096, dtype).unwrap();
+            let plan = append::plan(&problem, [Place::contiguous(channels); 2], true, &DEVICES[0]).unwrap();
+            assert_eq!(plan.is_none(), sequences.shape().tokens() == 0);
+            plan.iter().for_each(assert_there);
+        }
+    }
+}
+
 /// What kernels cannot count, and grids that no device takes, are errors with both numbers.
 #[test]
 fn what_is_too_large_is_refused() {
@@ -284,6 +297,13 @@ fn what_is_too_large_is_refused() {
             let expected = Error::Limit { what, of: "the call", needed: 1 << 30, limit: (1 << 30) - 1 };
             assert_eq!(refused, expected);
         }
+    }
+
+    for (tokens, room) in [(1 << 31, 1 << 31), (5, 1 << 31)] {
+        let shape = Sequences::batch(1, tokens).unwrap().shape();
+        let problem = AppendProblem::new(shape, 1, room, DType::F16).unwrap();
+        let refused = append::plan(&problem, [Place::contiguous(1); 2], false, &DEVICES[0]).unwrap_err();
+        assert!(matches!(refused, Error::Limit { needed: 0x8000_0000, limit: 0x7fff_ffff, .. }), "{refused}");
     }
 
     let problem = LinearProblem::new(1 << 31, 1, 1, DType::F32).unwrap();
@@ -343,7 +363,7 @@ fn kernels_are_small() {
         modules::SPAN_KEY_BACKWARD,
         modules::ATTENTION_BACKWARD,
     ];
-    let all = [modules::HISTORY]
+    let all = [modules::APPEND, modules::HISTORY]
         .into_iter()
         .chain(backward)
         .chain(DType::ALL.map(modules::light_conv))

@@ -4,7 +4,7 @@
 mod sequences;
 mod tiles;
 
-pub(crate) use sequences::{Uploads, listed, words};
+pub(crate) use sequences::{Uploads, bisection, listed, words};
 pub(crate) use tiles::{STEPS, Tiles, window};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

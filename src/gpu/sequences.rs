@@ -28,6 +28,12 @@ pub(crate) fn words(sequences: &Sequences) -> Result<Option<Vec<u32>>> {
     Ok(Some(words))
 }
 
+/// The first step of a search among so many packed sequences for the one that has a row: the largest power of two below
+/// their number, or 0 where there is but one. Every row takes the same steps, each half of the one before.
+pub(crate) fn bisection(sequences: usize) -> usize {
+    sequences.checked_sub(1).and_then(usize::checked_ilog2).map_or(0, |log| 1 << log)
+}
+
 /// Sequences in the memory of a device, for as long as someone has the sequences.
 pub(crate) struct Uploads<T>(Mutex<Vec<(Weak<[Sequence]>, T)>>);
 

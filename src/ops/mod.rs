@@ -2,15 +2,17 @@
 //!
 //! Each takes what it must have as arguments and the rest as options with defaults, and comes twice: `light_conv`
 //! makes its output, `light_conv_into` writes one that is there. (Those of norms that also give the sum with their residual
-//! have a third form, as [`layer_norm_with_sum`].) Everything is checked before anything is allocated or
-//! launched, and what is wrong is a typed [`Error`](crate::Error).
+//! have a third form, as [`layer_norm_with_sum`]; [`append`] writes into what is there, and comes once.) Everything is
+//! checked before anything is allocated or launched, and what is wrong is a typed [`Error`](crate::Error).
 //!
-//! Each but the norms, embedding and top-k also has its backward pass, as `light_conv_backward`: the gradients that are wanted (as
-//! [`LightConvWanted`] says), from the inputs and the gradient of the output.
+//! Each also has its backward pass, as `light_conv_backward`, but the norms, [`embedding`], [`top_k`], and [`history`] and
+//! [`append`] of decoders: the gradients that are wanted (as [`LightConvWanted`] says), from the inputs and the gradient of
+//! the output.
 //!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
 //! have one type. Its parameters (weights, generator, biases, given logits) have one type too: that of the tokens, or f32.
 
+mod append;
 mod attention;
 mod check;
 mod dynamic_conv;
@@ -28,6 +30,7 @@ pub use crate::problem::{
     AttentionKind, AttentionWanted, DynamicConvWanted, LightConvWanted, LinearWanted, SpanConvWanted,
     SpanKeyWanted,
 };
+pub use append::append;
 pub use attention::{
     AttentionBackwardTensors, AttentionGradients, AttentionOptions, attention, attention_backward,
     attention_into,

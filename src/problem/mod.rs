@@ -7,6 +7,7 @@
 //! Each also says what the operator costs at least: [`flops`](LightConvProblem::flops) counts a multiply-add as two,
 //! [`bytes`](LightConvProblem::bytes) counts every input read once and every output written once.
 
+mod append;
 mod attention;
 mod convolution;
 mod dynamic_conv;
@@ -19,6 +20,7 @@ mod span_conv;
 mod span_key;
 mod top_k;
 
+pub use append::AppendProblem;
 pub use attention::{AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Mask};
 pub use convolution::Convolution;
 pub use dynamic_conv::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, Taps};

@@ -21,6 +21,7 @@
 //! - tiny is the smallest normal number, as devices may flush what is below: once for the output, and as a factor on
 //!   x for every weight.
 
+mod append;
 mod attention;
 mod dynamic_conv;
 mod embedding;
@@ -35,6 +36,7 @@ mod span_key;
 mod taps;
 mod top_k;
 
+pub use append::append;
 pub use attention::{AttentionGradients, AttentionInputs, attention, attention_backward};
 pub use dynamic_conv::{
     DynamicConvGradients, DynamicConvInputs, TapInputs, dynamic_conv, dynamic_conv_backward,

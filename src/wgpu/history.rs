@@ -129,7 +129,7 @@ fn kernel(halves: bool) -> Kernel {
     Kernel {
         name: "history",
         workgroup: WORKGROUP,
-        files: vec![File::Element, store, File::History],
+        files: vec![File::Element, store, File::Bits, File::History],
         // What is stored are bits, whatever their type.
         constants: vec![("Y", 0), ("HALVES", u32::from(halves))],
         inputs: 3,

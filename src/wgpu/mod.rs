@@ -49,6 +49,7 @@
 //! ```
 
 mod adapters;
+mod append;
 mod attention;
 mod call;
 mod dynamic_conv;
@@ -77,6 +78,7 @@ mod transfer;
 pub use ::wgpu;
 
 pub use adapters::adapter_names;
+pub use append::{Append, AppendArgs};
 pub use attention::{Attention, AttentionArgs, AttentionBackward, AttentionBackwardArgs};
 pub use call::{Call, Elements, Rows};
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};

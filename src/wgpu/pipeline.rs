@@ -76,7 +76,7 @@ fn module(gpu: &Gpu, kernel: &Kernel) -> ShaderModule {
     // or store, and `Binder` checked on the host that the binding holds offset + (rows - 1) * stride + columns elements
     // and that none of these numbers is past 32 bits. Rows of sequences come from `DeviceSequences`, which nobody else
     // writes, and which `DeviceSequences::check` holds to the problem's shape; tokens of a history are read only where
-    // there is one, as `Binder::convolved` sees to. Indices into workgroup memory are below the rows and quads that the
+    // there is one, as `Binder::convolved` sees to, and those past the room of a cache are not written. Indices into workgroup memory are below the rows and quads that the
     // plan chose for MEMORY, as a test of all plans asserts, or below the invocations. Divisors are sizes that plans and
     // problems keep above zero, and every loop counts up to a size. The tests run with all checks on.
     unsafe { gpu.device().create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }

@@ -11,6 +11,8 @@ pub struct DeviceSequences {
     shape: SequenceShape,
     /// Tokens of the longest.
     longest: usize,
+    /// As [`Sequences::furthest`] says.
+    furthest: (usize, usize),
     /// Whether kernels read the list: the sequences of a whole batch that begins with this call are known without one.
     listed: bool,
     /// Whether any of them began in an earlier call.
@@ -27,13 +29,14 @@ impl DeviceSequences {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn new(gpu: &Gpu, sequences: &Sequences) -> Result<Self> {
         let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
-        let (shape, continues) = (sequences.shape(), sequences.continues());
+        let (shape, continues, furthest) = (sequences.shape(), sequences.continues(), sequences.furthest());
         let Some(words) = words(sequences)? else {
             let list = gpu.nothing().clone();
             return Ok(DeviceSequences {
                 owner: gpu.owner(),
                 shape,
                 longest,
+                furthest,
                 listed: false,
                 continues,
                 list,
@@ -41,7 +44,7 @@ impl DeviceSequences {
         };
         gpu.limits().check_binding("the sequences", 4 * words.len() as u64)?;
         let list = gpu.upload("sequences", &words, BufferUsages::STORAGE)?;
-        Ok(DeviceSequences { owner: gpu.owner(), shape, longest, listed: true, continues, list })
+        Ok(DeviceSequences { owner: gpu.owner(), shape, longest, furthest, listed: true, continues, list })
     }
 
     /// The shape of the sequences.
@@ -52,6 +55,11 @@ impl DeviceSequences {
     /// Tokens of the longest sequence.
     pub fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// The sequence that comes furthest, and how many of its tokens have gone by then.
+    pub(crate) fn furthest(&self) -> (usize, usize) {
+        self.furthest
     }
 
     pub(crate) fn listed(&self) -> bool {

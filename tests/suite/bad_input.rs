@@ -1,5 +1,6 @@
 //! What each bad call is answered: the error, with every number in it.
 
+mod decoding;
 mod problems;
 mod tables;
 
@@ -315,23 +316,6 @@ fn attention() {
     each([
         (into(zeros([2, 7, 6], F32)), shape("y", [2, 5, 6], [2, 7, 6])),
         (into(zeros([2, 5, 6], BF16)), dtype("y", F32, BF16)),
-    ]);
-}
-
-#[test]
-fn history() {
-    let (x, kept) = (zeros([2, 5, 6], F32), zeros([2, 3, 6], F32));
-    let run = |x: &Tensor, kept: &Tensor, window| ops::history(x, kept, window, None);
-    let causal = Window::causal(4).unwrap();
-    each([
-        (run(&x, &x, causal), shape("history", [2, 3, 6], [2, 5, 6])),
-        (run(&x, &kept, window(4)), Error::HistoryNotCausal { left: 1, width: 4, dilation: 1, reach: 3 }),
-        (run(&x, &zeros([2, 3, 6], BF16), causal), dtype("history", F32, BF16)),
-    ]);
-    let into = |mut next: Tensor| ops::history_into(&mut next, &x, &kept, causal, None);
-    each([
-        (into(zeros([2, 5, 6], F32)), shape("next", [2, 3, 6], [2, 5, 6])),
-        (into(zeros([2, 3, 6], F16)), dtype("next", F32, F16)),
     ]);
 }
 

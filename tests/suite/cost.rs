@@ -2,9 +2,9 @@
 //! once and every output written once.
 
 use lightspan::problem::{
-    Activation, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem, HistoryProblem,
-    LightConvProblem, LinearProblem, Mask, NormKind, NormProblem, NormResidual, SpanConvProblem,
-    SpanKeyProblem, TopKProblem,
+    Activation, AppendProblem, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem,
+    HistoryProblem, LightConvProblem, LinearProblem, Mask, NormKind, NormProblem, NormResidual,
+    SpanConvProblem, SpanKeyProblem, TopKProblem,
 };
 use lightspan::{DType, SequenceShape, Sequences, Window};
 
@@ -211,6 +211,17 @@ fn history() {
     for (dtype, size) in [(F32, 4), (F16, 2), (BF16, 2)] {
         let problem = HistoryProblem::new(conv(4, dtype)).unwrap();
         assert_eq!((problem.flops(), problem.bytes()), (0, size * (next + next)));
+    }
+}
+
+#[test]
+fn append() {
+    for (dtype, size) in [(F32, 4), (F16, 2), (BF16, 2)] {
+        for shape in [Sequences::padded(3, &[1, 0]).unwrap(), Sequences::packed(&[0, 6, 6]).unwrap()] {
+            // The room of the cache is not read, and costs nothing.
+            let problem = AppendProblem::new(shape.shape(), 4, 1000, dtype).unwrap();
+            assert_eq!((problem.flops(), problem.bytes()), (0, size * 2 * 6 * 4));
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod append;
 mod attention;
 mod bad_input;
 mod conformance;

@@ -3,7 +3,8 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use crate::wgpu::shader::{Kernel, WORKGROUP_BYTES};
 use crate::wgpu::{
-    Limits, attention, dynamic_conv, embedding, history, light_conv, linear, norm, reduce, span_key, top_k,
+    Limits, append, attention, dynamic_conv, embedding, history, light_conv, linear, norm, reduce, span_key,
+    top_k,
 };
 
 /// Every kernel that any plan can ask for.
@@ -15,6 +16,7 @@ pub(super) fn kernels() -> Vec<Kernel> {
         dynamic_conv::kernels(),
         span_key::kernels(),
         linear::kernels(),
+        append::kernels(),
         attention::kernels(),
         embedding::kernels(),
         history::kernels(),

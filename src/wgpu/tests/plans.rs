@@ -2,10 +2,10 @@ use std::collections::HashSet;
 
 use crate::gpu::{STEPS, Tiles, listed, window};
 use crate::problem::{
-    Activation, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Convolution,
-    DynamicConvProblem, EmbeddingProblem, HistoryProblem, LightConvProblem, LinearBackwardProblem,
-    LinearProblem, LinearWanted, Mask, NormKind, NormProblem, NormResidual, SpanKeyBackwardProblem,
-    SpanKeyProblem, SpanKeyWanted, Taps, TopKProblem,
+    Activation, AppendProblem, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted,
+    Convolution, DynamicConvProblem, EmbeddingProblem, HistoryProblem, LightConvProblem,
+    LinearBackwardProblem, LinearProblem, LinearWanted, Mask, NormKind, NormProblem, NormResidual,
+    SpanKeyBackwardProblem, SpanKeyProblem, SpanKeyWanted, Taps, TopKProblem,
 };
 use crate::wgpu::plan::{Launch, Place, Tokens, tile_parameters};
 use crate::wgpu::shader::{DEPTH, MEMORY, WORKGROUP};
@@ -13,7 +13,7 @@ use crate::wgpu::tests::backward::{attend_backward, key_backward, layer_backward
 use crate::wgpu::tests::convolutions::{dynamic_backward, light_backward};
 use crate::wgpu::tests::kernels::{kernels, module};
 use crate::wgpu::tests::tables::{embed, rank};
-use crate::wgpu::{Limits, attention, dynamic_conv, history, light_conv, linear, norm, span_key};
+use crate::wgpu::{Limits, append, attention, dynamic_conv, history, light_conv, linear, norm, span_key};
 use crate::{DType, Error, Normalize, Result, Sequences, Window};
 
 /// What a big GPU allows.
@@ -92,7 +92,7 @@ pub(super) fn check(
         // Where a workgroup has several tiles, `groups` counts those.
         let groups = ["all_groups", "groups"].into_iter().find(|name| has(launch, name));
         let wanted = groups.map_or(held, |name| parameter(launch, name) as u64);
-        assert!(groups.is_some() || launch.kernel.name == "history");
+        assert!(groups.is_some() || ["append", "history"].contains(&launch.kernel.name));
         // The kernels leave what is over.
         assert!(held >= wanted && held - wanted <= wanted / 1000 + 1, "{what:?}: {held} of {wanted}");
     }
@@ -315,6 +315,44 @@ fn attention_fits_the_smallest_device() {
     }
 }
 
+#[test]
+fn appends_fit_the_smallest_device() {
+    let some = [
+        Sequences::batch(64, 1).unwrap(),
+        Sequences::batch(3, 0).unwrap(),
+        Sequences::padded(37, &[37, 0, 5]).unwrap(),
+        Sequences::packed(&[0, 0, 9, 10, 60]).unwrap(),
+        Sequences::packed(&[0, 70_000]).unwrap(),
+    ];
+    for shape in some.map(|sequences| sequences.shape()) {
+        for (channels, dtype) in [1, 3, 64].into_iter().flat_map(|c| DType::ALL.map(|dtype| (c, dtype))) {
+            let problem = AppendProblem::new(shape, channels, 100, dtype).unwrap();
+            // Rows of 16-bit numbers that begin on whole words, and one that does not.
+            for offset in [0, 1] {
+                let x = Place { offset, ..Place::contiguous(channels) };
+                let places = append::Places { x, cache: Place::contiguous(channels) };
+                let launches = check(&problem, |limits| {
+                    Ok(append::plan(&problem, places, true, limits)?.into_iter().collect())
+                });
+                assert_eq!(launches.len(), usize::from(shape.tokens() > 0));
+                for launch in &launches {
+                    let halves = dtype != DType::F32 && (channels % 2 == 1 || offset == 1);
+                    assert_eq!(launch.kernel.constants[1], ("HALVES", u32::from(halves)));
+                    let words = if dtype == DType::F32 || halves { channels } else { channels / 2 };
+                    assert_eq!(parameter(launch, "width"), words);
+                    let sequences = shape.sequences();
+                    let step = parameter(launch, "step");
+                    // What a search can reach is the last of them.
+                    let reach: usize = std::iter::successors(Some(step), |step| Some(step / 2))
+                        .take_while(|&step| step > 0)
+                        .sum();
+                    assert!(parameter(launch, "time") > 0 || step < sequences && reach + 1 >= sequences);
+                }
+            }
+        }
+    }
+}
+
 /// Parameters go to the kernel by their order: it must be that of the kernel's structure.
 #[test]
 fn parameters_are_those_of_the_kernel() {
@@ -327,6 +365,8 @@ fn parameters_are_those_of_the_kernel() {
     let attention = AttentionProblem::new(shape, shape, 8, 64, DType::F16).unwrap();
     let history = HistoryProblem::new(conv).unwrap();
     let places = history::Places { x: Place::contiguous(512), history: 0, next: 0 };
+    let append = AppendProblem::new(shape, 512, 600, DType::F16).unwrap();
+    let beside = append::Places { x: Place::contiguous(512), cache: Place::contiguous(512) };
     let attend_back = AttentionBackwardProblem::new(attention, AttentionWanted::ALL);
     let layer = LinearProblem::new(9000, 8, 7, DType::BF16).unwrap().with_bias(true);
     let layer = LinearBackwardProblem::new(layer, LinearWanted::ALL).unwrap();
@@ -346,6 +386,7 @@ fn parameters_are_those_of_the_kernel() {
         )
         .unwrap(),
         history::plan(&history, places, true, &limits).unwrap().into_iter().collect(),
+        append::plan(&append, beside, true, &limits).unwrap().into_iter().collect(),
         layer_backward(&layer, &limits).unwrap(),
         dynamic_backward(given, &limits).unwrap(),
         light_backward(&conv.with_normalize(Normalize::SoftmaxInRange), &limits).unwrap(),

@@ -1,8 +1,8 @@
 //! What windows, sequences and problems refuse.
 
 use lightspan::problem::{
-    Activation, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem, LinearBackwardProblem,
-    LinearProblem, LinearWanted, NormKind, NormProblem, SpanKeyProblem, TopKProblem,
+    Activation, AppendProblem, AttentionProblem, Convolution, DynamicConvProblem, EmbeddingProblem,
+    LinearBackwardProblem, LinearProblem, LinearWanted, NormKind, NormProblem, SpanKeyProblem, TopKProblem,
 };
 use lightspan::{DType, Error, Result, SequenceShape, Sequences, Window};
 
@@ -52,6 +52,18 @@ fn sequences() {
             Sequences::batch(1, 3).unwrap().after(&[usize::MAX]),
             Error::TooLarge { what: "past", sizes: vec![usize::MAX] },
         ),
+    ]);
+}
+
+#[test]
+fn appends() {
+    let huge = usize::MAX / 16;
+    let append = |channels, room| AppendProblem::new(batch(2, 3), channels, room, F16);
+    each([
+        (append(0, 4), Error::ZeroSize { what: "channels" }),
+        (append(4, 0), Error::ZeroSize { what: "room" }),
+        (append(huge, 4), Error::TooLarge { what: "x", sizes: vec![6, huge] }),
+        (append(4, huge), Error::TooLarge { what: "cache", sizes: vec![2, huge, 4] }),
     ]);
 }
 

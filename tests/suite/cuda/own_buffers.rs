@@ -1,6 +1,7 @@
 //! Every drawn call on memory of one's own is within the bounds of the reference: tensors at any element, rows with gaps
 //! that hold NaN, outputs between bits that stay as they were.
 
+mod append;
 mod convolutions_backward;
 mod products_backward;
 

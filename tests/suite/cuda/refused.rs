@@ -1,5 +1,6 @@
 //! What each wrong argument of the CUDA room is answered, before anything is launched.
 
+mod append;
 mod dynamic_conv;
 mod dynamic_conv_backward;
 mod gradients;

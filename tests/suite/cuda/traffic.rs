@@ -1,5 +1,6 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
+mod append;
 pub mod dynamic_conv;
 pub mod dynamic_conv_backward;
 mod light_conv_backward;

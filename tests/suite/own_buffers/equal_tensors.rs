@@ -1,6 +1,8 @@
 //! Every drawn call on memory of one's own gives the bits that it gives on tensors: all types, biases, histories and
 //! layouts, rows with gaps, and outputs that hold NaN.
 
+use std::iter::repeat_n;
+
 use lightspan::cpu::{self, Elements, RowsMut};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem, Taps};
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::dynamic_conv::{Generator, generator};
 use crate::support::{ConvCase, Memory, Numbers, Values, config, conv_case, long_conv_case};
-use crate::{attention, dynamic_conv, light_conv, linear, norm, span_conv, span_key};
+use crate::{append, attention, dynamic_conv, light_conv, linear, norm, span_conv, span_key};
 
 /// How memory differs from that of a tensor: NaN after each row of tokens, and after all parameters.
 #[derive(Clone, Copy, Debug)]
@@ -286,6 +288,29 @@ proptest! {
         let next = next.to_f32();
         prop_assert_eq!(&next[..expected.len()], &expected.to_f32().unwrap()[..]);
         prop_assert!(next[expected.len()..].iter().all(|y| y.is_nan()));
+    }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    /// A cache with gaps, as keys have that lie beside their values.
+    #[test]
+    fn append(case in append::case(), slack in slack()) {
+        let (dtype, channels) = (case.problem.dtype(), case.problem.channels());
+        let rows = |bits: &[u32], gap: usize| {
+            let row = |row: &[u32]| row.iter().copied().chain(repeat_n(0x7fff, gap)).collect::<Vec<_>>();
+            Memory::of_bits(bits.chunks(channels).flat_map(row), dtype)
+        };
+        // Rows of x are closer together than those of the cache, or not.
+        let (x, mut cache) = (rows(&case.x, slack.extra), rows(&case.cache, slack.gap));
+        let args = cpu::AppendArgs {
+            sequences: &case.sequences,
+            x: x.rows(channels + slack.extra),
+            cache: cache.rows_mut(channels + slack.gap),
+        };
+        cpu::Append::new(case.problem).run(args).unwrap();
+        prop_assert_eq!(cache.bits(), rows(&case.expected(), slack.gap).bits());
     }
 }
 

@@ -6,8 +6,8 @@ mod products;
 use lightspan::cpu::{self, Elements, ElementsMut, Rows, RowsMut, TapArgs};
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{
-    Activation, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem, LightConvProblem,
-    LinearProblem, NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
+    Activation, AppendProblem, AttentionProblem, Convolution, DynamicConvProblem, HistoryProblem,
+    LightConvProblem, LinearProblem, NormKind, NormProblem, NormResidual, SpanConvProblem, SpanKeyProblem,
 };
 use lightspan::{DType, DropoutRate, Error, Sequences, Window, bf16, f16};
 

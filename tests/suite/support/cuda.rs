@@ -34,6 +34,7 @@ pub struct Input {
 /// A tensor that calls write, with other bits around it and between its rows.
 pub struct Output {
     input: Input,
+    rows: usize,
     before: Vec<u8>,
 }
 
@@ -70,7 +71,17 @@ impl<'a> Scatter<'a> {
     /// Rows of `width` numbers.
     pub fn rows(&mut self, values: &Values, width: usize) -> Input {
         let slot = Slot::draw(&mut self.rng, self.step, width);
-        let memory = match slot.hold(values) {
+        self.held(slot, slot.hold(values))
+    }
+
+    /// Rows of `width` numbers of these bits.
+    pub fn bits(&mut self, bits: &[u32], width: usize, dtype: DType) -> Input {
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        self.held(slot, slot.hold_bits(bits, dtype))
+    }
+
+    fn held(&self, slot: Slot, memory: Memory) -> Input {
+        let memory = match memory {
             Memory::F32(data) => Tensor::from_slice(&data, &[data.len()], self.device),
             Memory::F16(data) => Tensor::from_slice(&data, &[data.len()], self.device),
             Memory::BF16(data) => Tensor::from_slice(&data, &[data.len()], self.device),
@@ -110,7 +121,7 @@ impl<'a> Scatter<'a> {
             DType::BF16 => tensor::<bf16>(&before, self.device),
             _ => tensor::<f32>(&before, self.device),
         };
-        Output { input: Input { memory, slot }, before }
+        Output { input: Input { memory, slot }, rows, before }
     }
 }
 
@@ -137,15 +148,31 @@ impl Output {
 
     /// Fails unless every number is within its bound, and everything around the rows has the bits that it had.
     pub fn check(&self, expected: &[Estimate]) -> Result<(), TestCaseError> {
+        let Input { memory, slot } = &self.input;
+        slot.check(expected, memory.dtype(), &self.before, &self.bytes())
+    }
+
+    /// The bits that its numbers had.
+    pub fn bits_before(&self) -> Vec<u32> {
+        let Input { memory, slot } = &self.input;
+        slot.bits(&self.before, self.rows, memory.dtype())
+    }
+
+    /// Fails unless every number has the bits that are expected, and everything around the rows those that it had.
+    pub fn check_bits(&self, expected: &[u32]) -> Result<(), TestCaseError> {
+        let Input { memory, slot } = &self.input;
+        slot.check_bits(expected, memory.dtype(), &self.before, &self.bytes())
+    }
+
+    fn bytes(&self) -> Vec<u8> {
         fn bytes<E: Element>(memory: &Tensor) -> Vec<u8> {
             bytemuck::cast_slice(&memory.to_vec::<E>().unwrap()).to_vec()
         }
-        let Input { memory, slot } = &self.input;
-        let after = match memory.dtype() {
+        let memory = &self.input.memory;
+        match memory.dtype() {
             DType::F16 => bytes::<f16>(memory),
             DType::BF16 => bytes::<bf16>(memory),
             _ => bytes::<f32>(memory),
-        };
-        slot.check(expected, memory.dtype(), &self.before, &after)
+        }
     }
 }

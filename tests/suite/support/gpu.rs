@@ -111,6 +111,12 @@ impl<'a> Scatter<'a> {
         Input { buffer: buffer(self.gpu, slot.hold(values).bytes()), slot }
     }
 
+    /// Rows of `width` numbers of these bits.
+    pub fn bits(&mut self, bits: &[u32], width: usize, dtype: DType) -> Input {
+        let slot = Slot::draw(&mut self.rng, self.step, width);
+        Input { buffer: buffer(self.gpu, slot.hold_bits(bits, dtype).bytes()), slot }
+    }
+
     /// Numbers side by side.
     pub fn elements(&mut self, values: &Values) -> Input {
         self.rows(values, values.data.len().max(1))
@@ -157,6 +163,16 @@ impl Output {
     /// What its buffer holds, rows and all.
     pub fn bytes(&self) -> Vec<u8> {
         read(&self.gpu, &self.input.buffer)
+    }
+
+    /// The bits that its numbers had.
+    pub fn bits_before(&self) -> Vec<u32> {
+        self.input.slot.bits(&self.before, self.rows, self.dtype)
+    }
+
+    /// Fails unless every number has the bits that are expected, and everything around the rows those that it had.
+    pub fn check_bits(&self, expected: &[u32]) -> Result<(), TestCaseError> {
+        self.input.slot.check_bits(expected, self.dtype, &self.before, &self.bytes())
     }
 
     /// Fails unless every number is within its bound, and everything around the rows has the bits that it had.

@@ -22,6 +22,17 @@ impl Memory {
         }
     }
 
+    /// Numbers of these bits.
+    pub fn of_bits(bits: impl IntoIterator<Item = u32>, dtype: DType) -> Self {
+        let bits = bits.into_iter();
+        match dtype {
+            DType::F32 => Memory::F32(bits.map(f32::from_bits).collect()),
+            DType::F16 => Memory::F16(bits.map(|x| f16::from_bits(x as u16)).collect()),
+            DType::BF16 => Memory::BF16(bits.map(|x| bf16::from_bits(x as u16)).collect()),
+            _ => panic!("no memory for {dtype}"),
+        }
+    }
+
     /// The numbers of `values`, and `extra` NaN after them.
     pub fn longer(values: &Values, extra: usize) -> Self {
         let data = values.data.iter().map(|&x| x as f32);
@@ -59,6 +70,15 @@ impl Memory {
 
     pub fn rows_mut(&mut self, stride: usize) -> RowsMut<'_> {
         RowsMut::strided(self.elements_mut(), stride)
+    }
+
+    /// The bits of the numbers.
+    pub fn bits(&self) -> Vec<u32> {
+        match self {
+            Memory::F32(data) => data.iter().map(|x| x.to_bits()).collect(),
+            Memory::F16(data) => data.iter().map(|x| x.to_bits().into()).collect(),
+            Memory::BF16(data) => data.iter().map(|x| x.to_bits().into()).collect(),
+        }
     }
 
     /// The numbers as f32; exact.

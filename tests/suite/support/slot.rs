@@ -32,6 +32,44 @@ impl Slot {
         Memory::new(nan(self.offset).chain(rows).chain(nan(3)), values.dtype)
     }
 
+    /// Numbers of these bits in their place, with others around them and between their rows.
+    pub fn hold_bits(&self, bits: &[u32], dtype: DType) -> Memory {
+        let others = |count| std::iter::repeat_n(0x7fff, count);
+        let gap = self.stride - self.width;
+        let rows = bits.chunks(self.width).flat_map(|row| row.iter().copied().chain(others(gap)));
+        Memory::of_bits(others(self.offset).chain(rows).chain(others(3)), dtype)
+    }
+
+    /// The bits of the numbers of so many rows.
+    pub fn bits(&self, bytes: &[u8], rows: usize, dtype: DType) -> Vec<u32> {
+        let bits = |at: usize| match dtype.size() {
+            4 => bytemuck::pod_read_unaligned::<u32>(&bytes[4 * at..][..4]),
+            _ => bytemuck::pod_read_unaligned::<u16>(&bytes[2 * at..][..2]).into(),
+        };
+        let row = |row: usize| (0..self.width).map(move |column| self.offset + row * self.stride + column);
+        (0..rows).flat_map(row).map(bits).collect()
+    }
+
+    /// Fails unless every number has the bits that are expected, and everything around the rows those that it had.
+    pub fn check_bits(
+        &self,
+        expected: &[u32],
+        dtype: DType,
+        before: &[u8],
+        after: &[u8],
+    ) -> Result<(), TestCaseError> {
+        let size = dtype.size();
+        let mut all = before.to_vec();
+        for (i, bits) in expected.iter().enumerate() {
+            let (row, column) = (i / self.width, i % self.width);
+            let at = (self.offset + row * self.stride + column) * size;
+            all[at..at + size].copy_from_slice(&bits.to_le_bytes()[..size]);
+        }
+        let other = all.iter().zip(after).position(|(expected, got)| expected != got);
+        proptest::prop_assert!(other.is_none(), "other bits at byte {other:?}, rows from {self:?}");
+        Ok(())
+    }
+
     /// Bytes of any bits, with room for so many rows.
     pub fn noise(&self, rng: &mut SmallRng, rows: usize, dtype: DType) -> Vec<u8> {
         let size = ((self.offset + rows * self.stride + 3) * dtype.size()).next_multiple_of(4);

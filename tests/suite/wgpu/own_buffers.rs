@@ -3,14 +3,14 @@
 //! defaults, where bindings begin at fewer places.
 
 use lightspan::Device;
-use lightspan::wgpu::Gpu;
+use lightspan::wgpu::{Append, AppendArgs, DeviceSequences, Gpu};
 use proptest::prelude::*;
 
 use crate::dynamic_conv::generator;
 use crate::support::gpu::{Scatter, default_device, gpu_device};
 use crate::support::{ConvCase, config, conv_case, long_conv_case};
 use crate::wgpu::prepared::{self, Prepared, run};
-use crate::{attention, linear, norm};
+use crate::{append, attention, linear, norm};
 
 /// Where tensors lie, and on which device.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,12 @@ struct Place {
     seed: u64,
     step: usize,
     default_limits: bool,
+}
+
+impl Place {
+    fn device(self) -> Option<Device> {
+        if self.default_limits { default_device() } else { gpu_device() }
+    }
 }
 
 fn place() -> impl Strategy<Value = Place> {
@@ -38,9 +44,7 @@ fn check(
     place: Place,
     prepare: impl FnOnce(&Gpu, &mut Scatter<'_>) -> Prepared,
 ) -> Result<(), TestCaseError> {
-    let Some(device) = (if place.default_limits { default_device() } else { gpu_device() }) else {
-        return Ok(());
-    };
+    let Some(device) = place.device() else { return Ok(()) };
     let gpu = device.gpu().unwrap();
     let prepared = prepare(gpu, &mut Scatter::new(gpu, place.seed, place.step));
     run(gpu, [&prepared]);
@@ -95,6 +99,29 @@ proptest! {
         for kind in attention::KINDS {
             check(place, |gpu, scatter| prepared::attention(gpu, &case, kind, scatter))?;
         }
+    }
+
+    /// A cache in a buffer that holds other things as well, to the bit.
+    #[test]
+    fn append(case in append::case(), place in place()) {
+        let Some(device) = place.device() else { return Ok(()) };
+        let gpu = device.gpu().unwrap();
+        let mut scatter = Scatter::new(gpu, place.seed, place.step);
+        let ([count, room, channels], dtype) = (case.problem.cache_shape(), case.problem.dtype());
+        let x = scatter.bits(&case.x, channels, dtype);
+        let cache = scatter.output(count * room, channels, dtype);
+        let case = append::Case { cache: cache.bits_before(), ..case };
+        let args = AppendArgs {
+            sequences: &DeviceSequences::new(gpu, &case.sequences).unwrap(),
+            x: x.rows(),
+            cache: cache.rows(),
+        };
+        let call = Append::new(gpu, case.problem).unwrap().bind(args).unwrap();
+        prop_assert_eq!(call.is_empty(), case.x.is_empty());
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        call.record(&mut encoder);
+        gpu.queue().submit([encoder.finish()]);
+        cache.check_bits(&case.expected())?;
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What each wrong argument of the wgpu room is answered, before anything is launched.
 
+mod append;
 mod convolution_gradients;
 mod convolutions;
 mod gradients;

@@ -117,6 +117,21 @@ fn history_of_more_workgroups_than_a_dimension_holds() {
     assert_eq!(next.iter().enumerate().position(|(i, &number)| number != value(i)), None);
 }
 
+#[test]
+fn append_of_more_workgroups_than_a_dimension_holds() {
+    let Some(device) = gpu_device() else { return };
+    const SEQUENCES: usize = 65_600;
+    const CHANNELS: usize = 257;
+    let value = |i: usize| (i % 8191) as f32;
+    let x: Vec<f32> = (0..SEQUENCES * CHANNELS).map(value).collect();
+    let x = Tensor::from_slice(&x, &[SEQUENCES, CHANNELS], &device).unwrap();
+    let mut cache = Tensor::zeros(&[SEQUENCES, 1, CHANNELS], DType::F32, &device).unwrap();
+    let each = Sequences::packed(&(0..=SEQUENCES).collect::<Vec<_>>()).unwrap();
+    ops::append(&mut cache, &x, &each).unwrap();
+    let cache = cache.to_f32().unwrap();
+    assert_eq!(cache.iter().enumerate().position(|(i, &number)| number != value(i)), None);
+}
+
 /// One workgroup more than the largest grid is refused before anything is launched.
 #[test]
 fn more_workgroups_than_a_dispatch_holds_are_refused() {

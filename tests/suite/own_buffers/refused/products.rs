@@ -1,4 +1,4 @@
-//! The same of linear layers, norms and attention, and of the history of a decoder.
+//! The same of linear layers, norms and attention, and of what a decoder keeps.
 
 use super::*;
 
@@ -165,6 +165,38 @@ fn history() {
         (run(cpu::HistoryArgs { x: Rows::strided(&ONES[..], 3), ..plain(next()) }), stride("x", 4)),
         (run(cpu::HistoryArgs { history: some(15), ..plain(next()) }), short("history", 16)),
         (run(cpu::HistoryArgs { history: bf16s(), ..plain(next()) }), dtype("history", BF16)),
+    ]);
+    assert!(outputs.untouched());
+}
+
+#[test]
+fn append() {
+    let Tokens { good: sequences, later, other } = tokens();
+    // Room for four tokens of each of two sequences, four channels each.
+    let mut outputs = Outputs::new(8, 4);
+    let mut caches = outputs.calls.chunks_mut(outputs.len).map(RowsMut::contiguous);
+    let mut cache = || caches.next().unwrap();
+    let plain = |cache| cpu::AppendArgs { sequences: &sequences, x: rows(24), cache };
+    let run_in = |room, args| {
+        cpu::Append::new(AppendProblem::new(tokens().good.shape(), 4, room, F32).unwrap()).run(args)
+    };
+    let run = |args| run_in(4, args);
+    let of_cache = [
+        RowsMut::contiguous(&mut outputs.short[..]),
+        RowsMut::strided(&mut outputs.narrow[..], 3),
+        RowsMut::contiguous(&mut outputs.half[..]),
+    ];
+    each(of_cache.map(|cache| run(plain(cache))).into_iter().zip(wrong_outputs("cache", 8, 4)));
+    each([
+        (run(cpu::AppendArgs { sequences: &other, ..plain(cache()) }), other_sequences()),
+        (run(cpu::AppendArgs { x: rows(23), ..plain(cache()) }), short("x", 24)),
+        (run(cpu::AppendArgs { x: f16_rows(), ..plain(cache()) }), dtype("x", F16)),
+        (run(cpu::AppendArgs { x: Rows::strided(&ONES[..], 3), ..plain(cache()) }), stride("x", 4)),
+        (
+            run_in(3, cpu::AppendArgs { sequences: &later, ..plain(cache()) }),
+            Error::CacheRoom { sequence: 1, tokens: 4, room: 3 },
+        ),
+        (run_in(2, plain(cache())), Error::CacheRoom { sequence: 0, tokens: 3, room: 2 }),
     ]);
     assert!(outputs.untouched());
 }
