@@ -355,6 +355,80 @@ pub enum Error {
         got: f32,
     },
 
+    /// An index is past what it counts.
+    #[error("{got} is no index of {count} {what}")]
+    Index {
+        /// What is counted.
+        what: &'static str,
+        /// The index.
+        got: usize,
+        /// How many there are.
+        count: usize,
+    },
+
+    /// A search goes on from tokens: each sequence must begin with one at least.
+    #[error("sequence {sequence} of the prompt has no tokens")]
+    EmptyPrompt {
+        /// Which sequence.
+        sequence: usize,
+    },
+
+    /// A file cannot be read, or is not what it should be.
+    #[error("{file}: {reason}")]
+    File {
+        /// Its path, or what it is called.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A model wants a parameter that its weights do not have.
+    #[error("the weights have no {name} of shape {expected}")]
+    MissingWeight {
+        /// The name that the model looks for.
+        name: String,
+        /// The shape it should have.
+        expected: Dims,
+    },
+
+    /// A parameter has another shape than the model's configuration says.
+    #[error("{name} must have shape {expected}, got {got}")]
+    WeightShape {
+        /// The parameter.
+        name: String,
+        /// The shape it should have.
+        expected: Dims,
+        /// The shape it has.
+        got: Dims,
+    },
+
+    /// A parameter is stored in a type that no model takes.
+    #[error("{name} must be F32, F16 or BF16, got {got}")]
+    WeightType {
+        /// The parameter.
+        name: String,
+        /// The type it has, as its file calls it.
+        got: String,
+    },
+
+    /// Weights have parameters that the model has no place for: they belong to another configuration.
+    #[error("the model has no place for {} of the weights: {}", .names.len(), Few(.names))]
+    SurplusWeights {
+        /// Their names.
+        names: Vec<String>,
+    },
+
+    /// A model's configuration asks for what there is not.
+    #[error("configuration {key} must be {expected}, got {got}")]
+    Config {
+        /// The key.
+        key: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+
     /// History is for decoding: the tokens that it was made from are those of another call, which no gradient reaches.
     #[error("a convolution with history has no backward pass")]
     HistoryBackward,
@@ -439,5 +513,19 @@ impl fmt::Display for Or<'_> {
             dtype.fmt(f)?;
         }
         Ok(())
+    }
+}
+
+/// Lists names as "a, b", and how many more there are.
+struct Few<'a>(&'a [String]);
+
+impl fmt::Display for Few<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        f.write_str(&self.0[..self.0.len().min(SHOWN)].join(", "))?;
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }

@@ -56,6 +56,10 @@ mod element;
 mod error;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;
+#[cfg(feature = "models")]
+#[cfg_attr(docsrs, doc(cfg(feature = "models")))]
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod problem;
 pub mod reference;

@@ -14,7 +14,7 @@ mod find;
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use check::{Fixture, Outcome, Place, Verdict};
@@ -155,12 +155,34 @@ fn run(args: &Args, report: &mut Report<impl Write>) -> io::Result<()> {
                 Err(fault) => report.fail(&Fixture::name(&path), "-", fault)?,
             },
             Found::Model(path) => {
-                report.skip(&Fixture::name(&path), "-", "this version of lightspan has no models yet")?;
+                let case = Fixture::name(&path);
+                // What they are held to are outputs in f32.
+                if dtypes.contains(&DType::F32) {
+                    for place in &places {
+                        model(&path, &case, place, report)?;
+                    }
+                }
             }
             Found::Unreadable(path, error) => report.fail(&Fixture::name(&path), "-", error)?,
         }
     }
     report.finish()
+}
+
+/// A model on a device: there is none of f64.
+#[cfg(feature = "models")]
+fn model(path: &Path, case: &str, place: &Place, report: &mut Report<impl Write>) -> io::Result<()> {
+    match place {
+        Place::Reference => Ok(()),
+        Place::Device(device) => {
+            report.outcome(place, &check::check_model(path, case.to_owned(), device))
+        }
+    }
+}
+
+#[cfg(not(feature = "models"))]
+fn model(_: &Path, case: &str, place: &Place, report: &mut Report<impl Write>) -> io::Result<()> {
+    report.skip(case, place, "this build of lightspan is without the feature \"models\"")
 }
 
 /// What is printed, and what is counted.

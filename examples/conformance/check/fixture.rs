@@ -118,7 +118,7 @@ fn not_understood(key: &str, text: &str) -> Fault {
     format!("metadata {key} is {text:?}, which is not understood").into()
 }
 
-/// Little-endian numbers of 8 bytes each.
-fn numbers<N>(data: &[u8], number: fn([u8; 8]) -> N) -> Vec<N> {
+/// Little-endian numbers of B bytes each.
+pub(super) fn numbers<N, const B: usize>(data: &[u8], number: impl Fn([u8; B]) -> N) -> Vec<N> {
     data.as_chunks().0.iter().copied().map(number).collect()
 }

@@ -9,6 +9,8 @@ mod dynamic_conv;
 mod fixture;
 mod inputs;
 mod light_conv;
+#[cfg(feature = "models")]
+mod model;
 mod span_conv;
 
 use std::error::Error;
@@ -21,6 +23,8 @@ use lightspan::{DType, Device, Tensor};
 pub(crate) use agreement::Agreement;
 pub(crate) use fixture::Fixture;
 pub(crate) use inputs::Types;
+#[cfg(feature = "models")]
+pub(crate) use model::check_model;
 use inputs::{Array, Inputs};
 
 /// What is wrong with a fixture, or with a call made from one.

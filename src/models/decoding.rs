@@ -1,0 +1,52 @@
+//! From logits to tokens.
+
+mod beam;
+mod greedy;
+
+pub use beam::{BeamSearch, beam_search};
+pub use greedy::greedy;
+
+use crate::nn::DecoderState;
+use crate::{Result, Sequences, Tensor, Tokens, ops};
+
+/// A model that says what comes next.
+pub trait Generator {
+    /// The logits `[.., V]` of what follows each of the next tokens `[batch, time]` or packed `[tokens]`, any number of them: those
+    /// of all tokens at once, however they come in chunks.
+    ///
+    /// # Errors
+    ///
+    /// For tokens past the vocabulary or the positions, and as [`Decoder::step`](crate::nn::Decoder::step).
+    fn step(&self, tokens: &Tokens, sequences: &Sequences, state: &mut DecoderState) -> Result<Tensor>;
+}
+
+/// What a search found to come next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hypothesis {
+    /// The tokens, without those that were given, and without the one that ends a text.
+    pub tokens: Vec<u32>,
+    /// The sum of the logarithms of their probabilities, that of the end included.
+    pub score: f32,
+    /// Whether the text came to its end, or to the limit.
+    pub ended: bool,
+}
+
+/// The logits `[sequences, V]` after the last token of each sequence.
+fn last(logits: Tensor, sequences: &Sequences) -> Result<Tensor> {
+    let vocabulary = logits.shape().last().copied().unwrap_or(0);
+    let rows: Vec<u32> = sequences
+        .as_slice()
+        .iter()
+        .enumerate()
+        .map(|(i, sequence)| match sequence.length {
+            0 => Err(crate::Error::EmptyPrompt { sequence: i }),
+            length => Ok((sequence.first + length - 1) as u32),
+        })
+        .collect::<Result<_>>()?;
+    let (tokens, device) = (sequences.shape().tokens(), logits.device().clone());
+    let logits = logits.reshape(&[tokens, vocabulary])?;
+    if tokens == rows.len() {
+        return Ok(logits);
+    }
+    ops::embedding(&Tokens::from_slice(&rows, &[rows.len()], &device)?, &logits, &Default::default())
+}
