@@ -13,8 +13,12 @@ pub(crate) const LARGEST: usize = 1 << 20;
 
 /// A configuration from JSON; `file` is what it is called in messages.
 pub(crate) fn from_json<C: DeserializeOwned>(file: impl fmt::Display, json: &[u8]) -> Result<C> {
-    serde_json::from_slice(json)
-        .map_err(|error| Error::File { file: file.to_string(), reason: error.to_string() })
+    let broken = |reason| Error::File { file: file.to_string(), reason };
+    // A list would do for a structure whose fields all have defaults.
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(broken("no JSON object".to_owned()));
+    }
+    serde_json::from_slice(json).map_err(|error| broken(error.to_string()))
 }
 
 /// The configuration and the weights of a model's folder: `config.json` and `model.safetensors`.

@@ -104,6 +104,19 @@ fn models_are_found() {
     assert_eq!(models, expected);
 }
 
+/// The models of transformers and fairseq, on every backend.
+#[cfg(feature = "models")]
+#[test]
+fn every_model_passes() {
+    for device in devices() {
+        for found in find::find(&folder()) {
+            let Found::Model(path) = found else { continue };
+            let outcome = check::check_model(&path, Fixture::name(&path), &device);
+            assert!(passed(&outcome), "{} on {device}: {:?}", outcome.case, outcome.result);
+        }
+    }
+}
+
 #[test]
 fn wrong_numbers_fail() {
     for fixture in fixtures() {

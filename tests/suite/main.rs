@@ -22,6 +22,9 @@ mod laws;
 mod light_conv;
 mod linear;
 mod long_sums;
+#[cfg(feature = "models")]
+mod models;
+mod nn;
 mod norm;
 mod own_buffers;
 mod required;

@@ -47,9 +47,12 @@ pub struct ConvBertConfig {
     pub id2label: Option<BTreeMap<usize, String>>,
     /// How many there are, where they have no names.
     pub num_labels: Option<usize>,
-    is_decoder: bool,
-    add_cross_attention: bool,
-    position_embedding_type: String,
+    /// Whether it is a decoder: no.
+    pub is_decoder: bool,
+    /// Whether it attends to another model: no.
+    pub add_cross_attention: bool,
+    /// How positions come in: `absolute`.
+    pub position_embedding_type: String,
 }
 
 impl Default for ConvBertConfig {

@@ -4,7 +4,7 @@ use lightspan::Device;
 use lightspan::models::{ConvBertForMaskedLm, LoadOptions};
 
 use super::{Expected, padded, tokens};
-use crate::check::{Agreement, Result};
+use super::super::{Agreement, Result};
 
 const HIDDEN: [&str; 3] = ["hidden_state_0", "hidden_state_1", "hidden_state_2"];
 

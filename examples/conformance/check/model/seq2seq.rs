@@ -5,7 +5,7 @@ use lightspan::nn::Memory;
 use lightspan::{Device, Sequences, Tensor, Tokens};
 
 use super::{Expected, padded, tokens};
-use crate::check::{Agreement, Result};
+use super::super::{Agreement, Result};
 
 /// What the encoder gives, the logits by teacher forcing, and those of a greedy search token by token with its tokens.
 pub(super) fn run(folder: &Path, expected: &Expected, device: &Device) -> Result<Vec<Agreement>> {
