@@ -241,7 +241,7 @@ mod tests {
                         cache: RowsMut::contiguous(cache.on_cuda_mut()),
                     };
                     operator.run(args).unwrap();
-                    let mut expected = vec![0.0; 5 * ROOM];
+                    let mut expected = [0.0; 5 * ROOM];
                     for (s, sequence) in sequences.as_slice().iter().enumerate() {
                         for i in 0..sequence.length.min(ROOM.saturating_sub(sequence.past)) {
                             expected[s * ROOM + sequence.past + i] = 1.0 + (sequence.first + i) as f32;
