@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::cpu::ElementsMut;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::wait;
 use crate::{DType, Device, Result, Tensor};
 
@@ -130,7 +132,7 @@ impl Tokens {
         }
     }
 
-    /// The buffer of tokens on a wgpu device: a word an id.
+    /// The buffer of tokens on a wgpu device: a word an id. What you write there is to be below [`Tokens::bound`].
     #[cfg(feature = "wgpu")]
     pub fn wgpu_buffer(&self) -> Option<&::wgpu::Buffer> {
         self.bits.wgpu_buffer()
@@ -140,6 +142,32 @@ impl Tokens {
     #[cfg(feature = "wgpu")]
     pub(crate) fn buffer(&self) -> &::wgpu::Buffer {
         self.bits.buffer()
+    }
+
+    /// The ids of tokens on a CUDA device, for calls on memory of your own.
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+    pub fn cuda(&self) -> Option<cuda::Ids<'_>> {
+        self.bits.cuda().map(cuda::Ids)
+    }
+
+    /// The same to write, with ids that are below [`Tokens::bound`].
+    #[cfg(feature = "cuda")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cuda")))]
+    pub fn cuda_mut(&mut self) -> Option<cuda::IdsMut<'_>> {
+        self.bits.cuda_mut().map(cuda::IdsMut)
+    }
+
+    /// The same, where they are known to be on one.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> cuda::Ids<'_> {
+        cuda::Ids(self.bits.on_cuda())
+    }
+
+    /// The same to write.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda_mut(&mut self) -> cuda::IdsMut<'_> {
+        cuda::IdsMut(self.bits.on_cuda_mut())
     }
 }
 

@@ -25,8 +25,10 @@ mod attention;
 mod call;
 mod driver;
 mod dynamic_conv;
+mod embedding;
 mod gpu;
 mod history;
+mod ids;
 mod light_conv;
 mod limits;
 mod linear;
@@ -39,6 +41,7 @@ mod span_conv;
 mod span_key;
 #[cfg(test)]
 mod tests;
+mod top_k;
 mod traffic;
 
 /// The cudarc that this crate is built with.
@@ -52,8 +55,10 @@ pub use call::{Elements, ElementsMut, Rows, RowsMut};
 pub use driver::LaunchProfile;
 pub(crate) use driver::Memory;
 pub use dynamic_conv::{DynamicConv, DynamicConvArgs, DynamicConvBackward, DynamicConvBackwardArgs, TapArgs};
+pub use embedding::{Embedding, EmbeddingArgs};
 pub use gpu::Gpu;
 pub use history::{History, HistoryArgs};
+pub use ids::{Ids, IdsMut};
 pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackwardArgs};
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
@@ -61,4 +66,5 @@ pub use norm::{Norm, NormArgs};
 pub use sequences::DeviceSequences;
 pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
 pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};
+pub use top_k::{TopK, TopKArgs};
 pub use traffic::Traffic;

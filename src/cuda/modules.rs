@@ -45,6 +45,18 @@ pub(crate) const APPEND: &Module = module!("append");
 /// A decoder's memory moved on, for every type.
 pub(crate) const HISTORY: &Module = module!("history");
 
+/// The largest numbers of rows, of every type.
+pub(crate) const TOP_K: &Module = module!("top_k");
+
+/// Rows of tables, of the same type or of f32.
+pub(crate) fn embedding(dtype: DType) -> &'static Module {
+    match dtype {
+        DType::F32 => module!("embedding_f32"),
+        DType::F16 => module!("embedding_f16"),
+        DType::BF16 => module!("embedding_bf16"),
+    }
+}
+
 /// Light convolution by multiply-adds.
 pub(crate) fn light_conv(dtype: DType) -> &'static Module {
     match dtype {

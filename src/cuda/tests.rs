@@ -6,6 +6,7 @@ mod backward_products;
 mod convolutions;
 #[cfg(feature = "emulator")]
 mod products;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -363,7 +364,7 @@ fn kernels_are_small() {
         modules::SPAN_KEY_BACKWARD,
         modules::ATTENTION_BACKWARD,
     ];
-    let all = [modules::APPEND, modules::HISTORY]
+    let all = [modules::APPEND, modules::HISTORY, modules::TOP_K]
         .into_iter()
         .chain(backward)
         .chain(DType::ALL.map(modules::light_conv))
@@ -380,7 +381,8 @@ fn kernels_are_small() {
         .chain(types().map(|(dtype, parameters)| modules::span_key(dtype, parameters)))
         .chain(DType::ALL.map(modules::attention))
         .chain(DType::ALL.map(modules::attention_naive))
-        .chain(DType::ALL.map(modules::norm));
+        .chain(DType::ALL.map(modules::norm))
+        .chain(DType::ALL.map(modules::embedding));
     let sizes: BTreeMap<_, _> = all.map(|module| (module.name, module.packed_len())).collect();
     assert!(sizes.values().sum::<usize>() < 3_000_000, "{sizes:?}");
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx")).unwrap();

@@ -104,9 +104,3 @@ pub(crate) fn planned_cuda<T>(call: &Tensor, plan: impl FnOnce(&cuda::Gpu) -> Re
 pub(crate) fn gradient(wanted: bool, shape: &[usize], dtype: DType, call: &Tensor) -> Result<Option<Tensor>> {
     wanted.then(|| Tensor::unwritten(shape, dtype, call.device())).transpose()
 }
-
-/// The error for an operator that a room does not have yet.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-pub(crate) fn not_yet<T>(backend: &'static str, operator: &str) -> Result<T> {
-    Err(Error::Unavailable { backend, reason: format!("{operator} is not on this device yet") })
-}

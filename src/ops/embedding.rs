@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::{EmbeddingProblem, same_or_f32};
@@ -125,7 +127,7 @@ fn describe(tokens: &Tokens, table: &Tensor, options: &EmbeddingOptions<'_>) -> 
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(table, |gpu| wgpu::Embedding::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
-    check::planned_cuda(table, |_| check::not_yet::<()>("cuda", "embedding"))?;
+    check::planned_cuda(table, |gpu| cuda::Embedding::new(gpu, problem))?;
     let shape = tokens.shape().iter().copied().chain([channels]).collect();
     Ok(Call { problem, sequences, shape })
 }
@@ -184,6 +186,17 @@ fn launch(
             gpu.run([0, 0], |_| operator.bind(args))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_yet("cuda", "embedding"),
+        Room::Cuda(gpu) => {
+            let sequences = sequences.as_ref().map(|sequences| gpu.sequences(sequences)).transpose()?;
+            cuda::Embedding::new(gpu, *problem)?.launch(cuda::EmbeddingArgs {
+                sequences: sequences.as_ref(),
+                tokens: tokens.on_cuda(),
+                table: cuda::Rows::contiguous(table.on_cuda()),
+                positions: positions.map(|positions| cuda::Rows::contiguous(positions.on_cuda())),
+                type_ids: type_ids.map(Tokens::on_cuda),
+                types: types.map(|types| cuda::Rows::contiguous(types.on_cuda())),
+                y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
+            })
+        }
     }
 }

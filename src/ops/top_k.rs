@@ -1,4 +1,6 @@
 use crate::cpu::{self, Rows, RowsMut};
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::device::Room;
 use crate::ops::check;
 use crate::problem::TopKProblem;
@@ -102,7 +104,7 @@ fn describe(x: &Tensor, k: Option<usize>, options: &TopKOptions) -> Result<Call>
     #[cfg(feature = "wgpu")]
     check::planned_wgpu(x, |gpu| wgpu::TopK::new(gpu, problem))?;
     #[cfg(feature = "cuda")]
-    check::planned_cuda(x, |_| check::not_yet::<()>("cuda", "top_k"))?;
+    check::planned_cuda(x, |gpu| cuda::TopK::new(gpu, problem))?;
     Ok(Call { problem, shape: rows.iter().copied().chain(k).collect() })
 }
 
@@ -128,7 +130,11 @@ fn launch(problem: &TopKProblem, x: &Tensor, values: Option<&mut Tensor>, tokens
             gpu.run([0, 0], |_| operator.bind(args))
         }
         #[cfg(feature = "cuda")]
-        Room::Cuda(_) => check::not_yet("cuda", "top_k"),
+        Room::Cuda(gpu) => cuda::TopK::new(gpu, *problem)?.launch(cuda::TopKArgs {
+            x: cuda::Rows::contiguous(x.on_cuda()),
+            values: values.map(|values| cuda::RowsMut::contiguous(values.on_cuda_mut())),
+            tokens: tokens.on_cuda_mut(),
+        }),
     }?;
     tokens.written(problem.vocabulary() as u64);
     Ok(())

@@ -1,3 +1,5 @@
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::Layout;
 use crate::problem::{addressable, count, nonzero, same_or_f32};
 use crate::{DType, Error, Result, SequenceShape, Sequences};
 
@@ -176,6 +178,13 @@ impl EmbeddingProblem {
     /// Whether rows are only moved: nothing is multiplied, and nothing added.
     pub(crate) fn is_moved(&self) -> bool {
         self.scale() == 1.0 && self.positions.is_none() && self.types.is_none()
+    }
+
+    /// The layout of the sequences, where rows need to know theirs: there may be padding, or there are positions.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(crate) fn grouping(&self) -> Option<Layout> {
+        let layout = self.sequences.map(SequenceShape::layout);
+        layout.filter(|layout| matches!(layout, Layout::Padded { .. }) || self.positions.is_some())
     }
 
     /// An error where ids below `bound` may be past the table.

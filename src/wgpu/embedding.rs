@@ -149,7 +149,7 @@ pub(crate) fn plan(
     let lanes = channels.div_ceil(PER_LANE).min(WORKGROUP).next_power_of_two();
     let parts = channels.div_ceil(PART);
     let groups = tokens.div_ceil(WORKGROUP / lanes) * parts;
-    let (grouping, time) = match problem.sequences().map(|sequences| sequences.layout()) {
+    let (grouping, time) = match problem.grouping() {
         None => (0, 0),
         Some(Layout::Batch { time } | Layout::Padded { time }) => (1, time),
         Some(Layout::Packed) => (2, 0),

@@ -7,11 +7,7 @@ use lightspan::{DType, Device, Error, Sequences, Tensor, Tokens};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::support::{Numbers, Values, assert_admitted, config, dtypes, overwritten, sequences};
-
-fn devices() -> Vec<Device> {
-    crate::support::devices().into_iter().filter(|d| d.cuda_gpu().is_none()).collect()
-}
+use crate::support::{Numbers, Values, assert_admitted, config, devices, dtypes, overwritten, sequences};
 
 /// A drawn call with its numbers.
 #[derive(Clone)]
@@ -80,6 +76,14 @@ impl Call {
         }
     }
 
+    /// Whether tables have rows for a token.
+    fn is_known(&self, row: usize, position: usize) -> bool {
+        let type_id = self.type_ids.as_ref().map_or(0, |ids| ids[row] as usize);
+        (self.tokens[row] as usize) < self.problem.vocabulary()
+            && self.problem.types().is_none_or(|rows| type_id < rows)
+            && self.problem.positions().is_none_or(|rows| self.problem.first() + position < rows)
+    }
+
     pub fn expected(&self) -> Vec<Estimate> {
         let inputs = EmbeddingInputs {
             tokens: &self.tokens,
@@ -91,8 +95,12 @@ impl Call {
         let channels = self.problem.channels();
         let mut all = vec![Estimate::exact(0.0); self.problem.tokens() * channels];
         for (row, position) in self.rows() {
-            let y = reference::embedding(&self.problem, inputs, row, position);
-            all[row * channels..][..channels].copy_from_slice(&y);
+            let y = &mut all[row * channels..][..channels];
+            if self.is_known(row, position) {
+                y.copy_from_slice(&reference::embedding(&self.problem, inputs, row, position));
+            } else {
+                y.fill(Estimate::exact(f64::NAN));
+            }
         }
         all
     }
@@ -112,6 +120,27 @@ impl Call {
         };
         let y = ops::embedding(&tokens, &table, &options).unwrap();
         overwritten(y, |y| ops::embedding_into(y, &tokens, &table, &options))
+    }
+
+    /// The same with ids past their tables, and positions: what only own-buffer calls on a GPU can meet.
+    pub fn with_wrong_ids(mut self, seed: u64) -> Self {
+        let mut dice = Numbers::new(seed);
+        let mut spoil = |ids: &mut [u32], rows: usize| {
+            let wrong = [rows as u32, rows as u32 + 1, 1 << 31, u32::MAX];
+            let dice = dice.ids(ids.len(), 24);
+            for (id, dice) in ids.iter_mut().zip(dice) {
+                *id = wrong.get(dice as usize).copied().unwrap_or(*id);
+            }
+        };
+        spoil(&mut self.tokens, self.problem.vocabulary());
+        if let (Some(ids), Some(rows)) = (&mut self.type_ids, self.problem.types()) {
+            spoil(ids, rows);
+        }
+        if let Some(rows) = self.problem.positions() {
+            let further = self.problem.first() + (seed % 4) as usize;
+            self.problem = self.problem.with_positions(rows, further).unwrap();
+        }
+        self
     }
 
     /// The same with other ids in the padding, which rooms do not read.

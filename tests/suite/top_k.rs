@@ -4,11 +4,7 @@ use lightspan::reference::{self, Ranked};
 use lightspan::{DType, Device, Tensor, Tokens};
 use proptest::prelude::*;
 
-use crate::support::{Numbers, Values, config};
-
-fn devices() -> Vec<Device> {
-    crate::support::devices().into_iter().filter(|d| d.cuda_gpu().is_none()).collect()
-}
+use crate::support::{Numbers, Values, config, devices};
 
 /// A drawn call with its numbers.
 #[derive(Clone, Debug)]

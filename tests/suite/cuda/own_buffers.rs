@@ -4,6 +4,7 @@
 mod append;
 mod convolutions_backward;
 mod products_backward;
+mod tables;
 
 use lightspan::cuda::{self as room, DeviceSequences, Gpu};
 use lightspan::problem::{AttentionKind, HistoryProblem, LightConvProblem, Taps};

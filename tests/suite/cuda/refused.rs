@@ -8,6 +8,7 @@ mod light_conv_backward;
 mod norm;
 mod products_backward;
 mod span_conv_backward;
+mod tables;
 
 use lightspan::cuda::{
     Attention, AttentionArgs, DeviceSequences, Elements, ElementsMut, Gpu, History, HistoryArgs, LightConv,

@@ -7,6 +7,7 @@ mod light_conv_backward;
 mod norm;
 mod products_backward;
 mod span_conv_backward;
+mod tables;
 
 use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
 use lightspan::problem::{

@@ -1,6 +1,6 @@
-use lightspan::cuda::{Elements, ElementsMut, Rows, RowsMut};
+use lightspan::cuda::{Elements, ElementsMut, Ids, IdsMut, Rows, RowsMut};
 use lightspan::reference::Estimate;
-use lightspan::{Backend, DType, Device, Element, Tensor, bf16, f16};
+use lightspan::{Backend, DType, Device, Element, Tensor, Tokens, bf16, f16};
 use proptest::test_runner::TestCaseError;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -108,6 +108,14 @@ impl<'a> Scatter<'a> {
         (numbers > 0).then(scratch)
     }
 
+    /// Ids side by side, with others around them.
+    pub fn ids(&mut self, ids: &[u32]) -> IdSlot {
+        let offset = self.rng.random_range(0..9);
+        let all = [&vec![u32::MAX - 1; offset], ids, &[u32::MAX - 1; 3]].concat();
+        let memory = Tokens::from_slice(&all, &[all.len()], self.device).unwrap();
+        IdSlot { memory, offset, len: ids.len() }
+    }
+
     /// Rows to write, of `width` numbers.
     pub fn output(&mut self, rows: usize, width: usize, dtype: DType) -> Output {
         let slot = Slot::draw(&mut self.rng, self.step, width);
@@ -122,6 +130,32 @@ impl<'a> Scatter<'a> {
             _ => tensor::<f32>(&before, self.device),
         };
         Output { input: Input { memory, slot }, rows, before }
+    }
+}
+
+/// Ids that calls read or write, with others around them.
+pub struct IdSlot {
+    memory: Tokens,
+    offset: usize,
+    len: usize,
+}
+
+impl IdSlot {
+    pub fn ids(&self) -> Ids<'_> {
+        self.memory.cuda().unwrap().at(self.offset)
+    }
+
+    pub fn ids_mut(&mut self) -> IdsMut<'_> {
+        self.memory.cuda_mut().unwrap().at(self.offset)
+    }
+
+    /// The ids, once it is seen that those around them are as they were.
+    pub fn written(&self) -> Vec<u32> {
+        let all = self.memory.to_vec().unwrap();
+        let end = self.offset + self.len;
+        let mut around = all[..self.offset].iter().chain(&all[end..]);
+        assert!(around.all(|&id| id == u32::MAX - 1), "written beside the ids");
+        all[self.offset..end].to_vec()
     }
 }
 
