@@ -6,7 +6,7 @@ use crate::cpu::ElementsMut;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::wait;
-use crate::{DType, Device, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 
 /// Ids of tokens on a device, each a u32: contiguous, the last size fastest.
 ///
@@ -43,6 +43,16 @@ impl Tokens {
     pub fn from_slice(ids: &[u32], shape: &[usize], device: &Device) -> Result<Self> {
         let bits = Tensor::from_slice::<f32>(bytemuck::cast_slice(ids), shape, device)?;
         Ok(Tokens { bits, bound: bound(ids) })
+    }
+
+    /// Numbers of rows, as the ids that pick them of a table.
+    pub(crate) fn of_rows(
+        rows: impl Iterator<Item = usize>,
+        shape: &[usize],
+        device: &Device,
+    ) -> Result<Self> {
+        let id = |row| u32::try_from(row).map_err(|_| Error::TooLarge { what: "table", sizes: vec![row] });
+        Tokens::from_slice(&rows.map(id).collect::<Result<Vec<_>>>()?, shape, device)
     }
 
     /// Overwrites all ids.

@@ -174,9 +174,7 @@ fn run(args: &Args, report: &mut Report<impl Write>) -> io::Result<()> {
 fn model(path: &Path, case: &str, place: &Place, report: &mut Report<impl Write>) -> io::Result<()> {
     match place {
         Place::Reference => Ok(()),
-        Place::Device(device) => {
-            report.outcome(place, &check::check_model(path, case.to_owned(), device))
-        }
+        Place::Device(device) => report.outcome(place, &check::check_model(path, case.to_owned(), device)),
     }
 }
 

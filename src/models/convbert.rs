@@ -62,12 +62,7 @@ impl ConvBert {
     /// # Errors
     ///
     /// For tokens past the vocabulary, the positions or the types, and as the operators of the layers.
-    pub fn forward(
-        &self,
-        tokens: &Tokens,
-        types: Option<&Tokens>,
-        sequences: &Sequences,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, tokens: &Tokens, types: Option<&Tokens>, sequences: &Sequences) -> Result<Tensor> {
         let seen = self.seen(sequences)?;
         let x = self.embed(tokens, types, &seen)?;
         self.encoder.forward(x, &seen, sequences)

@@ -7,7 +7,7 @@ pub use beam::{BeamSearch, beam_search};
 pub use greedy::greedy;
 
 use crate::nn::DecoderState;
-use crate::{Result, Sequences, Tensor, Tokens, ops};
+use crate::{Error, Result, Sequences, Tensor, Tokens, ops};
 
 /// A model that says what comes next.
 pub trait Generator {
@@ -34,19 +34,16 @@ pub struct Hypothesis {
 /// The logits `[sequences, V]` after the last token of each sequence.
 fn last(logits: Tensor, sequences: &Sequences) -> Result<Tensor> {
     let vocabulary = logits.shape().last().copied().unwrap_or(0);
-    let rows: Vec<u32> = sequences
-        .as_slice()
-        .iter()
-        .enumerate()
-        .map(|(i, sequence)| match sequence.length {
-            0 => Err(crate::Error::EmptyPrompt { sequence: i }),
-            length => Ok((sequence.first + length - 1) as u32),
-        })
-        .collect::<Result<_>>()?;
-    let (tokens, device) = (sequences.shape().tokens(), logits.device().clone());
+    if let Some(sequence) = sequences.as_slice().iter().position(|sequence| sequence.length == 0) {
+        return Err(Error::EmptyPrompt { sequence });
+    }
+    let rows = sequences.as_slice().iter().map(|sequence| sequence.first + sequence.length - 1);
+    let (tokens, count) = (sequences.shape().tokens(), sequences.shape().sequences());
+    let device = logits.device().clone();
     let logits = logits.reshape(&[tokens, vocabulary])?;
-    if tokens == rows.len() {
+    if tokens == count {
         return Ok(logits);
     }
-    ops::embedding(&Tokens::from_slice(&rows, &[rows.len()], &device)?, &logits, &Default::default())
+    let rows = Tokens::of_rows(rows, &[count], &device)?;
+    ops::embedding(&rows, &logits, &Default::default())
 }

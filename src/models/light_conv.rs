@@ -169,7 +169,11 @@ impl LightConvConfig {
     /// # Errors
     ///
     /// For files that cannot be read, configurations that are not supported, and weights that do not fit.
-    pub fn load(folder: impl AsRef<Path>, device: &Device, options: LoadOptions<'_>) -> Result<(Self, Seq2Seq)> {
+    pub fn load(
+        folder: impl AsRef<Path>,
+        device: &Device,
+        options: LoadOptions<'_>,
+    ) -> Result<(Self, Seq2Seq)> {
         let (config, weights) = config::open::<Self>(folder.as_ref(), device, options)?;
         let model = config.seq2seq(&weights)?;
         Ok((config, model))

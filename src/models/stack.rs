@@ -89,9 +89,7 @@ impl Stack {
                 }
                 MixerShape::Conv(conv) => {
                     // fairseq had the norms in a list before it had them by name.
-                    let norm = |name, before| {
-                        weights.first_of(&[name, before]).trim_end_matches(".weight")
-                    };
+                    let norm = |name, before| weights.first_of(&[name, before]).trim_end_matches(".weight");
                     let block = EncoderMixer::Conv(self.conv_block(conv, &weights)?);
                     let first = norm("layer_norm1.weight", "layer_norms.0.weight");
                     (block, first, norm("layer_norm2.weight", "layer_norms.1.weight"))
@@ -188,7 +186,8 @@ impl Stack {
             let bias = if weight_bias { Some(linear.get("bias", &[logits])?) } else { None };
             return Ok(Conv::Dynamic(DynamicConv {
                 weight: linear.get("weight", &[logits, channels])?,
-                weight_bias: bias.map_or_else(|| linear.optional("bias", &[logits]), |bias| Ok(Some(bias)))?,
+                weight_bias: bias
+                    .map_or_else(|| linear.optional("bias", &[logits]), |bias| Ok(Some(bias)))?,
                 bias: weights.optional("conv_bias", &[channels])?,
                 heads,
                 window,
@@ -206,7 +205,8 @@ impl Stack {
     /// Numbers that the parameters have in all, of those that are always there.
     pub(crate) fn parameters(&self, cross: bool) -> usize {
         let (channels, conv_channels) = (self.channels, self.conv_channels);
-        let with = |bias: bool, inputs: usize, outputs: usize| inputs * outputs + if bias { outputs } else { 0 };
+        let with =
+            |bias: bool, inputs: usize, outputs: usize| inputs * outputs + if bias { outputs } else { 0 };
         let linear = |inputs, outputs| with(self.bias, inputs, outputs);
         let norm = channels * if self.norm.bias { 2 } else { 1 };
         let attention = 4 * with(self.attention_bias, channels, channels);

@@ -217,11 +217,7 @@ impl<'a> Weights<'a> {
         let taken = taken.borrow();
         let mut names = file.names();
         names.retain(|name| name.starts_with(&self.prefix) && !taken.contains(name));
-        if names.is_empty() || options.allow_surplus {
-            Ok(())
-        } else {
-            Err(Error::SurplusWeights { names })
-        }
+        if names.is_empty() || options.allow_surplus { Ok(()) } else { Err(Error::SurplusWeights { names }) }
     }
 
     fn full(&self, name: &str) -> String {

@@ -24,12 +24,7 @@ impl Conv {
     /// # Errors
     ///
     /// As [`ops::light_conv`], [`ops::dynamic_conv`] and [`ops::history`].
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        sequences: &Sequences,
-        history: Option<&mut Tensor>,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, sequences: &Sequences, history: Option<&mut Tensor>) -> Result<Tensor> {
         let past = history.as_deref();
         let y = match self {
             Conv::Light(conv) => conv.forward(x, sequences, past)?,

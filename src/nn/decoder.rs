@@ -1,7 +1,7 @@
 use crate::nn::decoder_layer::{Groups, LayerState};
-use crate::nn::{DecoderLayer, Norm};
-use crate::ops::Residual;
-use crate::{Device, Error, Layout, Result, Sequences, Tensor, Tokens};
+use crate::nn::{DecoderLayer, DecoderMixer, Norm};
+use crate::ops::{self, Residual};
+use crate::{Device, Error, Layout, Result, Sequence, Sequences, Tensor, Tokens};
 
 /// Layers one after another, and a norm at the end where norms stand before their layers.
 #[derive(Clone, Debug)]
@@ -52,12 +52,7 @@ impl Decoder {
     /// # Errors
     ///
     /// As [`Decoder::forward`].
-    pub fn begin(
-        &self,
-        sequences: usize,
-        memory: Option<Memory<'_>>,
-        like: &Tensor,
-    ) -> Result<DecoderState> {
+    pub fn begin(&self, sequences: usize, memory: Option<Memory<'_>>, like: &Tensor) -> Result<DecoderState> {
         let tokens = memory.map(|memory| memory.tokens);
         let begin = |layer: &DecoderLayer| layer.begin(sequences, tokens, like);
         Ok(DecoderState {
@@ -70,7 +65,8 @@ impl Decoder {
     }
 
     /// y as x: the next tokens of each sequence, any number of them, none included. The outputs are those that
-    /// [`Decoder::forward`] gives for them.
+    /// [`Decoder::forward`] gives for them. Convolutions take a chunk at once; where a layer has attention, what continues a
+    /// sequence goes token by token.
     ///
     /// After an error the state is not to be used again: some of its layers may have gone on and others not.
     ///
@@ -78,7 +74,13 @@ impl Decoder {
     ///
     /// As [`Decoder::forward`]; [`Error::PastCount`] unless there are as many sequences as before.
     pub fn step(&self, x: Tensor, sequences: &Sequences, state: &mut DecoderState) -> Result<Tensor> {
-        let sequences = state.continued(sequences)?;
+        let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
+        let attends = self.layers.iter().any(|layer| matches!(layer.mixer, DecoderMixer::Attention(_)));
+        let chunk = sequences;
+        let sequences = state.continued(chunk)?;
+        if attends && longest > 1 && sequences.continues() {
+            return self.token_by_token(x, chunk, longest, state);
+        }
         let gone_by = sequences.gone_by();
         // Room for twice as many whenever it runs out, so that growing costs as much as one more copy of each token.
         let room = gone_by.iter().copied().max().unwrap_or(0).next_power_of_two();
@@ -87,6 +89,39 @@ impl Decoder {
         let y = self.run(x, groups, &mut state.layers)?;
         state.gone_by = gone_by;
         Ok(y)
+    }
+
+    /// A step for each token of the longest chunk: causal attention counts from the end of the time axis, and that of a cache is
+    /// further away than its last token.
+    fn token_by_token(
+        &self,
+        x: Tensor,
+        chunk: &Sequences,
+        longest: usize,
+        state: &mut DecoderState,
+    ) -> Result<Tensor> {
+        let (shape, list, tokens) = (x.shape().to_vec(), chunk.as_slice(), chunk.shape().tokens());
+        let channels = shape.last().copied().unwrap_or(0);
+        let mut y = Tensor::zeros(&[list.len(), longest, channels], x.dtype(), x.device())?;
+        let x = x.reshape(&[tokens, channels])?;
+        for i in 0..longest {
+            // A sequence that has no such token takes any row, which is padding then.
+            let row = |sequence: &Sequence| (sequence.first + i).min(tokens - 1);
+            let ids = Tokens::of_rows(list.iter().map(row), &[list.len(), 1], x.device())?;
+            let lengths: Vec<usize> = list.iter().map(|sequence| usize::from(i < sequence.length)).collect();
+            let one = Sequences::padded(1, &lengths)?;
+            let token = self.step(ops::embedding(&ids, &x, &Default::default())?, &one, state)?;
+            ops::append(&mut y, &token, &one.after(&vec![i; list.len()])?)?;
+        }
+        let mut rows = vec![0; tokens];
+        for (s, sequence) in list.iter().enumerate() {
+            for i in 0..sequence.length {
+                rows[sequence.first + i] = s * longest + i;
+            }
+        }
+        let ids = Tokens::of_rows(rows.into_iter(), &shape[..shape.len() - 1], x.device())?;
+        let y = y.reshape(&[list.len() * longest, channels])?;
+        ops::embedding(&ids, &y, &Default::default())
     }
 
     fn run(&self, mut x: Tensor, groups: Groups<'_>, states: &mut [LayerState]) -> Result<Tensor> {
@@ -132,8 +167,7 @@ impl DecoderState {
         }
         let chosen = |of: &[usize]| from.iter().map(|&from| of[from]).collect::<Vec<_>>();
         let (sources, gone_by) = (chosen(&self.sources), chosen(&self.gone_by));
-        let ids: Vec<u32> = from.iter().map(|&from| from as u32).collect();
-        let ids = Tokens::from_slice(&ids, &[from.len()], &self.device)?;
+        let ids = Tokens::of_rows(from.iter().copied(), &[from.len()], &self.device)?;
         let stays = sources == self.sources;
         let memory = match &self.memory {
             Some(memory) if !stays => Some(reordered(memory, from)?),

@@ -104,9 +104,14 @@ impl DecoderLayer {
             DecoderMixer::Attention(attention) => {
                 let new = attention.keys_values(x)?;
                 match &mut state.past {
+                    // A token that continues a sequence comes alone, and sees all of it.
                     Past::Cache(cache) => {
                         cache.append(&new, sequences, all)?;
-                        attention.forward(x, sequences, cache.kept(), all, Mask::CAUSAL, residual)
+                        if sequences.continues() {
+                            attention.forward(x, sequences, cache.kept(), all, Mask::FULL, residual)
+                        } else {
+                            attention.forward(x, sequences, &new, sequences, Mask::CAUSAL, residual)
+                        }
                     }
                     _ => attention.forward(x, sequences, &new, sequences, Mask::CAUSAL, residual),
                 }

@@ -28,18 +28,10 @@ impl Embeddings {
     /// # Errors
     ///
     /// As [`ops::embedding`].
-    pub fn forward(
-        &self,
-        tokens: &Tokens,
-        types: Option<&Tokens>,
-        sequences: &Sequences,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, tokens: &Tokens, types: Option<&Tokens>, sequences: &Sequences) -> Result<Tensor> {
         let options = EmbeddingOptions {
             scale: self.scale,
-            positions: self
-                .positions
-                .as_deref()
-                .map(|table| Positions { table, first: self.first_position }),
+            positions: self.positions.as_deref().map(|table| Positions { table, first: self.first_position }),
             types: types.zip(self.types.as_deref()),
             dtype: None,
             sequences: Some(sequences),

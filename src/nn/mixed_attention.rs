@@ -52,8 +52,7 @@ impl MixedAttention {
     ) -> Result<Tensor> {
         let query = self.query.forward(x, None)?;
         let (key, value) = (self.key.forward(x, None)?, self.value.forward(x, None)?);
-        let options =
-            AttentionOptions { queries: Some(sequences), keys: Some(keys), ..Default::default() };
+        let options = AttentionOptions { queries: Some(sequences), keys: Some(keys), ..Default::default() };
         let attended = ops::attention(&query, &key, &value, self.heads, &options)?;
 
         let value = self.conv_value.forward(x, None)?;

@@ -9,7 +9,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use lightspan::models::{
-    ConvBertConfig, LightConvConfig, LightConvKind, LoadOptions, PretrainedConvConfig, PretrainedMixer, Weights,
+    ConvBertConfig, LightConvConfig, LightConvKind, LoadOptions, PretrainedConvConfig, PretrainedMixer,
+    Weights,
 };
 use lightspan::{Device, Result};
 

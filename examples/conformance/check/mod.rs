@@ -23,9 +23,9 @@ use lightspan::{DType, Device, Tensor};
 pub(crate) use agreement::Agreement;
 pub(crate) use fixture::Fixture;
 pub(crate) use inputs::Types;
+use inputs::{Array, Inputs};
 #[cfg(feature = "models")]
 pub(crate) use model::check_model;
-use inputs::{Array, Inputs};
 
 /// What is wrong with a fixture, or with a call made from one.
 pub(crate) type Fault = Box<dyn Error>;

@@ -34,10 +34,7 @@ impl ConvBertForMaskedLm {
         let dense = head.at("dense").linear(c, e, true)?;
         let decoder = if config.tie_word_embeddings {
             logits.pass_over("weight");
-            Linear {
-                bias: Some(logits.get("bias", &[v])?),
-                ..Linear::new(convbert.embeddings.table.clone())
-            }
+            Linear { bias: Some(logits.get("bias", &[v])?), ..Linear::new(convbert.embeddings.table.clone()) }
         } else {
             logits.linear(e, v, true)?
         };
@@ -72,12 +69,7 @@ impl ConvBertForMaskedLm {
     /// # Errors
     ///
     /// As [`ConvBert::forward`].
-    pub fn forward(
-        &self,
-        tokens: &Tokens,
-        types: Option<&Tokens>,
-        sequences: &Sequences,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, tokens: &Tokens, types: Option<&Tokens>, sequences: &Sequences) -> Result<Tensor> {
         self.logits(&self.convbert.forward(tokens, types, sequences)?)
     }
 
@@ -142,20 +134,15 @@ impl ConvBertForSequenceClassification {
     /// # Errors
     ///
     /// As [`ConvBert::forward`]; [`Error::EmptyPrompt`] for a sequence without tokens.
-    pub fn forward(
-        &self,
-        tokens: &Tokens,
-        types: Option<&Tokens>,
-        sequences: &Sequences,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, tokens: &Tokens, types: Option<&Tokens>, sequences: &Sequences) -> Result<Tensor> {
         if let Some(sequence) = sequences.as_slice().iter().position(|sequence| sequence.length == 0) {
             return Err(Error::EmptyPrompt { sequence });
         }
         let hidden = self.convbert.forward(tokens, types, sequences)?;
         let (device, channels) = (hidden.device().clone(), hidden.shape().last().copied().unwrap_or(0));
         let hidden = hidden.reshape(&[sequences.shape().tokens(), channels])?;
-        let first: Vec<u32> = sequences.as_slice().iter().map(|sequence| sequence.first as u32).collect();
-        let first = Tokens::from_slice(&first, &[first.len()], &device)?;
+        let first = sequences.as_slice().iter().map(|sequence| sequence.first);
+        let first = Tokens::of_rows(first, &[sequences.shape().sequences()], &device)?;
         let first = ops::embedding(&first, &hidden, &Default::default())?;
         self.output.forward(&self.dense.forward(&first, None)?, None)
     }
@@ -197,12 +184,7 @@ impl ConvBertDiscriminator {
     /// # Errors
     ///
     /// As [`ConvBert::forward`].
-    pub fn forward(
-        &self,
-        tokens: &Tokens,
-        types: Option<&Tokens>,
-        sequences: &Sequences,
-    ) -> Result<Tensor> {
+    pub fn forward(&self, tokens: &Tokens, types: Option<&Tokens>, sequences: &Sequences) -> Result<Tensor> {
         let hidden = self.convbert.forward(tokens, types, sequences)?;
         self.prediction.forward(&self.dense.forward(&hidden, None)?, None)?.reshape(tokens.shape())
     }

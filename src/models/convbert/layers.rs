@@ -82,10 +82,7 @@ fn mixed(config: &ConvBertConfig, weights: &Weights<'_>) -> Result<MixedAttentio
         kernel: kernel.get("weight", &[heads * k, a])?,
         kernel_bias: Some(kernel.get("bias", &[heads * k])?),
         conv_value: inside.at("conv_out_layer").linear(c, a, true)?,
-        attention_output: Linear {
-            bias: Some(output.get("bias", &[c])?),
-            ..Linear::new(columns(0)?)
-        },
+        attention_output: Linear { bias: Some(output.get("bias", &[c])?), ..Linear::new(columns(0)?) },
         conv_output: Linear::new(columns(a)?),
         heads,
         window: Window::same(k)?,

@@ -27,7 +27,8 @@ impl Drawn {
                     let counter = [four as u32, (four as u64 >> 32) as u32, name as u32, (name >> 32) as u32];
                     philox(counter, key).map(|bits| half_width * uniform(bits))
                 };
-                let mut values: Vec<f32> = (0..count.div_ceil(4)).into_par_iter().flat_map_iter(four).collect();
+                let mut values: Vec<f32> =
+                    (0..count.div_ceil(4)).into_par_iter().flat_map_iter(four).collect();
                 values.truncate(count);
                 values
             }

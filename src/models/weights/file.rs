@@ -37,7 +37,8 @@ impl File {
     }
 
     fn read(name: String, mut reader: Box<dyn Reader>) -> Result<Self> {
-        let broken = |reason: &dyn fmt::Display| broken(&name, format!("not a whole safetensors file: {reason}"));
+        let broken =
+            |reason: &dyn fmt::Display| broken(&name, format!("not a whole safetensors file: {reason}"));
         let size = reader.seek(SeekFrom::End(0)).map_err(|error| broken(&error))?;
         reader.rewind().map_err(|error| broken(&error))?;
         let mut length = [0; 8];
@@ -52,7 +53,9 @@ impl File {
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| broken(&error))?;
         let (expected, got) = (header.data_len() as u64, left - length);
         if expected != got {
-            return Err(broken(&format!("its header tells of {expected} bytes of numbers, and it has {got}")));
+            return Err(broken(&format!(
+                "its header tells of {expected} bytes of numbers, and it has {got}"
+            )));
         }
         Ok(File { header, data: 8 + length, reader: Mutex::new(reader), name })
     }
@@ -90,13 +93,14 @@ impl File {
         };
         let length = end - begin;
         let mut bytes = vec![];
-        bytes
-            .try_reserve_exact(length)
-            .map_err(|_| Error::OutOfMemory { what: "weights", bytes: length })?;
+        bytes.try_reserve_exact(length).map_err(|_| Error::OutOfMemory { what: "weights", bytes: length })?;
         bytes.resize(length, 0);
         let mut reader = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let at = SeekFrom::Start(self.data + *begin as u64);
-        reader.seek(at).and_then(|_| reader.read_exact(&mut bytes)).map_err(|error| broken(&self.name, error))?;
+        reader
+            .seek(at)
+            .and_then(|_| reader.read_exact(&mut bytes))
+            .map_err(|error| broken(&self.name, error))?;
         Ok((convert(&bytes), length as u64))
     }
 }

@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use lightspan::models::{
-    ConvBert, ConvBertConfig, ConvBertForSequenceClassification, LightConvConfig, LightConvKind, PositionKind,
-    PretrainedConvConfig, PretrainedMixer, Weights,
+    ConvBert, ConvBertConfig, ConvBertForSequenceClassification, LightConvConfig, LightConvKind,
+    PositionKind, PretrainedConvConfig, PretrainedMixer, Weights,
 };
 use lightspan::{Device, Error, Result};
 

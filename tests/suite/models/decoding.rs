@@ -9,9 +9,8 @@ use crate::support::{Numbers, config, devices};
 
 /// A model whose next token depends on the last one alone: its logits are a row of a table.
 fn markov(table: &[f32], vocabulary: usize, device: &Device) -> LanguageModel {
-    let square = |values: &[f32]| {
-        Arc::new(Tensor::from_slice(values, &[vocabulary, vocabulary], device).unwrap())
-    };
+    let square =
+        |values: &[f32]| Arc::new(Tensor::from_slice(values, &[vocabulary, vocabulary], device).unwrap());
     let mut identity = vec![0.0; vocabulary * vocabulary];
     identity.iter_mut().step_by(vocabulary + 1).for_each(|one| *one = 1.0);
     LanguageModel {

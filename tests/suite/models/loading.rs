@@ -62,7 +62,10 @@ fn whole_files_load_in_every_type() {
             for (got, expected) in got.to_f32().unwrap().iter().zip(&expected) {
                 // The numbers of the file are those that bf16 has exactly.
                 let off = f64::from((got - expected).abs());
-                assert!(off <= 20.0 * dtype.unit_roundoff() * f64::from(largest), "{stored} as {dtype}: {off}");
+                assert!(
+                    off <= 20.0 * dtype.unit_roundoff() * f64::from(largest),
+                    "{stored} as {dtype}: {off}"
+                );
             }
         }
     }
@@ -78,9 +81,7 @@ fn file_rounded(dtype: DType) -> File {
         });
         let values: Vec<f32> = values.collect();
         (*stored, *bytes) = match dtype {
-            DType::F16 => {
-                (Dtype::F16, values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect())
-            }
+            DType::F16 => (Dtype::F16, values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
             DType::BF16 => {
                 (Dtype::BF16, values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect())
             }

@@ -47,8 +47,11 @@ fn in_chunks(
     for &chunk in chunks.iter().chain([&time]) {
         let to = (from + chunk).min(time);
         let part = |s: usize| x.data[(s * time + from) * channels..(s * time + to) * channels].to_vec();
-        let part =
-            Values { data: (0..batch).flat_map(part).collect(), shape: vec![batch, to - from, channels], ..*x };
+        let part = Values {
+            data: (0..batch).flat_map(part).collect(),
+            shape: vec![batch, to - from, channels],
+            ..*x
+        };
         let sequences = Sequences::batch(batch, to - from).unwrap();
         let found = decoder.step(part.on(device), &sequences, &mut state).unwrap();
         assert_eq!(found.shape(), part.shape);

@@ -58,8 +58,21 @@ pub fn shape(kinds: &'static [Kind]) -> impl Strategy<Value = Shape> {
             let norm = if rms { NormKind::Rms } else { NormKind::Layer };
             let ffn = 4 * ffn * groups;
             Shape {
-                kind, heads, channels, ffn, groups, activation, width, dilation, glu, pointwise, bias, order,
-                norm, dtype, seed,
+                kind,
+                heads,
+                channels,
+                ffn,
+                groups,
+                activation,
+                width,
+                dilation,
+                glu,
+                pointwise,
+                bias,
+                order,
+                norm,
+                dtype,
+                seed,
             }
         },
     )

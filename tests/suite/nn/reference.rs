@@ -127,8 +127,7 @@ fn conv(layer: &Conv, x: &Rows) -> Rows {
             with_bias(convolve(x, &taps, heads, conv.window, conv.normalize), conv.bias.as_deref())
         }
         Conv::Dynamic(conv) => {
-            let generator =
-                Linear { bias: conv.weight_bias.clone(), ..Linear::new(conv.weight.clone()) };
+            let generator = Linear { bias: conv.weight_bias.clone(), ..Linear::new(conv.weight.clone()) };
             let taps = linear(&generator, x);
             with_bias(convolve(x, &taps, conv.heads, conv.window, conv.normalize), conv.bias.as_deref())
         }

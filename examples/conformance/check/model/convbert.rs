@@ -3,8 +3,8 @@ use std::path::Path;
 use lightspan::Device;
 use lightspan::models::{ConvBertForMaskedLm, LoadOptions};
 
-use super::{Expected, padded, tokens};
 use super::super::{Agreement, Result};
+use super::{Expected, padded, tokens};
 
 const HIDDEN: [&str; 3] = ["hidden_state_0", "hidden_state_1", "hidden_state_2"];
 

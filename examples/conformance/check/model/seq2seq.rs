@@ -4,8 +4,8 @@ use lightspan::models::{Generator, LightConvConfig, LoadOptions, greedy};
 use lightspan::nn::Memory;
 use lightspan::{Device, Sequences, Tensor, Tokens};
 
-use super::{Expected, padded, tokens};
 use super::super::{Agreement, Result};
+use super::{Expected, padded, tokens};
 
 /// What the encoder gives, the logits by teacher forcing, and those of a greedy search token by token with its tokens.
 pub(super) fn run(folder: &Path, expected: &Expected, device: &Device) -> Result<Vec<Agreement>> {
@@ -44,7 +44,9 @@ pub(super) fn run(folder: &Path, expected: &Expected, device: &Device) -> Result
     for (sequence, text) in texts.iter().enumerate() {
         let expected = &found[sequence * steps + 1..(sequence + 1) * steps];
         if text.tokens != expected {
-            return Err(format!("greedy_tokens of {sequence} are {:?}, expected {expected:?}", text.tokens).into());
+            return Err(
+                format!("greedy_tokens of {sequence} are {:?}, expected {expected:?}", text.tokens).into()
+            );
         }
     }
     Ok(agreements)
