@@ -39,6 +39,7 @@ mod span_conv;
 #[path = "../../examples/race/stopwatch.rs"]
 mod stopwatch;
 mod support;
+mod tables;
 mod training;
 mod unfused;
 
@@ -77,6 +78,9 @@ fn main() -> lightspan::Result<()> {
     linear::by_rows(&mut criterion, &device)?;
     norm::by_rows(&mut criterion, &device)?;
     norm::large(&mut criterion, &device)?;
+    tables::embedding_by_length(&mut criterion, &device)?;
+    tables::embedding_large(&mut criterion, &device)?;
+    tables::top_k_by_rows(&mut criterion, &device)?;
     training::light_conv_by_width(&mut criterion, &device)?;
     training::by_length(&mut criterion, &device)?;
     criterion.final_summary();

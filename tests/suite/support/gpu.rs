@@ -9,8 +9,8 @@ use lightspan::wgpu::{Elements, Gpu, Rows};
 use lightspan::{Backend, DType, Device};
 use pollster::block_on;
 use proptest::test_runner::TestCaseError;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::support::{Slot, Values, devices};
 
@@ -133,6 +133,13 @@ impl<'a> Scatter<'a> {
         let before = slot.noise(&mut self.rng, rows, dtype);
         let input = Input { buffer: buffer(self.gpu, &before), slot };
         Output { gpu: self.gpu.clone(), input, dtype, rows, before }
+    }
+
+    /// Ids side by side, with others around them: their buffer, and where they begin.
+    pub fn ids(&mut self, ids: &[u32]) -> (Buffer, usize) {
+        let offset = self.rng.random_range(0..100);
+        let all = [&vec![u32::MAX - 1; offset], ids, &[u32::MAX - 1; 3]].concat();
+        (buffer(self.gpu, bytemuck::cast_slice(&all)), offset)
     }
 
     /// Scratch memory of just so many numbers, all of them NaN.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::dynamic_conv::{self, generator};
 use crate::support::gpu::default_device;
 use crate::support::{assert_admitted, config, conv_case, long_conv_case};
-use crate::{attention, light_conv, linear, norm, span_conv, span_key};
+use crate::{attention, embedding, light_conv, linear, norm, span_conv, span_key, top_k};
 
 fn check(expected: &[Estimate], run: impl FnOnce(&Device) -> Tensor) -> Result<(), TestCaseError> {
     match default_device() {
@@ -55,6 +55,18 @@ proptest! {
     fn norms(problem in norm::problem(), seed in any::<u64>()) {
         let call = norm::Call::draw(problem, 1.0, seed);
         check(&call.expected().0, |device| call.run(device).0)?;
+    }
+
+    #[test]
+    fn embeddings(call in embedding::call()) {
+        check(&call.expected(), |device| call.run(device))?;
+    }
+
+    #[test]
+    fn largest_numbers(problem in top_k::problem(), kind in top_k::kind(), seed in any::<u64>()) {
+        let call = top_k::Call::draw(problem, kind, seed);
+        let values: Vec<_> = call.expected().iter().map(|ranked| ranked.value).collect();
+        check(&values, |device| call.run(device).0)?;
     }
 
     #[test]

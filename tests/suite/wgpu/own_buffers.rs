@@ -7,10 +7,11 @@ use lightspan::wgpu::{Append, AppendArgs, DeviceSequences, Gpu};
 use proptest::prelude::*;
 
 use crate::dynamic_conv::generator;
-use crate::support::gpu::{Scatter, default_device, gpu_device};
+use crate::support::gpu::{Scatter, default_device, gpu_device, read};
 use crate::support::{ConvCase, config, conv_case, long_conv_case};
 use crate::wgpu::prepared::{self, Prepared, run};
 use crate::{append, attention, linear, norm};
+use crate::{attention, embedding, linear, norm, top_k};
 
 /// Where tensors lie, and on which device.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +128,34 @@ proptest! {
     #[test]
     fn history(case in case().prop_filter("causal", |case| case.window.is_causal()), place in place()) {
         check(place, |gpu, scatter| prepared::history(gpu, &case, scatter))?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    /// Ids of padding are not looked at, and a token whose id is past its table is NaN.
+    #[test]
+    fn embeddings(call in embedding::call(), wrong in any::<bool>(), place in place()) {
+        let call = if wrong { call.with_wrong_ids(place.seed) } else { call };
+        check(place, |gpu, scatter| prepared::embedding(gpu, &call, scatter))?;
+    }
+
+    #[test]
+    fn largest_numbers(problem in top_k::problem(), kind in top_k::kind(), place in place()) {
+        let call = top_k::Call::draw(problem, kind, place.seed);
+        let Some(device) = (if place.default_limits { default_device() } else { gpu_device() }) else {
+            return Ok(());
+        };
+        let gpu = device.gpu().unwrap();
+        let (values, (tokens, offset)) =
+            prepared::top_k(gpu, &call, &mut Scatter::new(gpu, place.seed, place.step));
+        run(gpu, [&values]);
+        values.check()?;
+        let all: Vec<u32> = bytemuck::pod_collect_to_vec(&read(gpu, &tokens));
+        let indices: Vec<u32> = call.expected().iter().map(|ranked| ranked.index).collect();
+        let around = |count| vec![u32::MAX - 1; count];
+        prop_assert_eq!(all, [around(offset), indices, around(3)].concat());
     }
 }
 

@@ -2,7 +2,7 @@
 //! reach.
 
 use ::wgpu::Limits;
-use lightspan::problem::{LinearProblem, NormProblem};
+use lightspan::problem::{EmbeddingProblem, LinearProblem, NormProblem, TopKProblem};
 use lightspan::{DType, Device, Normalize, Sequences, Window};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 use crate::dynamic_conv::{self, Generator};
 use crate::support::gpu::device_with;
 use crate::support::{ConvCase, Selection, config};
-use crate::{attention, light_conv, linear, norm, span_conv, span_key};
+use crate::{attention, embedding, light_conv, linear, norm, span_conv, span_key, top_k};
 
 /// Convolutions of one kind and of all sizes; the channels of a head are even.
 fn case(dtype: DType, normalize: Normalize, bias: bool) -> impl Strategy<Value = ConvCase> {
@@ -111,6 +111,20 @@ fn norm_has_two() {
         let even = NormProblem::new(norm::KINDS[kind], tokens, channels, DType::F16).unwrap();
         let even = even.with_bias(problem.has_bias()).with_residual(problem.residual());
         norm::Call::draw(even, 0.0, seed).run(device);
+    });
+}
+
+/// One for the embedding, whatever is added, and of the largest numbers one for their indices and one for their values.
+#[test]
+fn tables_have_three() {
+    ends_with(3, (embedding::call(), top_k::problem(), any::<u64>()), |(call, problem, seed), device| {
+        let [tokens, channels] = [call.problem.tokens(), 2 * call.problem.channels()];
+        let even = EmbeddingProblem::new(tokens, 9, channels, DType::F16).unwrap();
+        embedding::Call::draw(even, None, &[tokens], seed).run(device);
+        let problem =
+            TopKProblem::new(problem.rows(), problem.vocabulary(), problem.k(), DType::F16).unwrap();
+        let problem = problem.with_log_softmax(seed % 2 == 0);
+        top_k::Call::draw(problem, top_k::Kind::Numbers, seed).run(device);
     });
 }
 

@@ -1,5 +1,6 @@
 //! Drawn calls of every operator, bound to buffers that hold other things as well.
 
+use ::wgpu::Buffer;
 use lightspan::ops::AttentionKind;
 use lightspan::problem::{Convolution, HistoryProblem, LightConvProblem, Taps};
 use lightspan::reference::{self, Estimate};
@@ -10,7 +11,7 @@ use proptest::test_runner::TestCaseError;
 use crate::dynamic_conv::{self, Generator};
 use crate::support::gpu::{Input, Output, Scatter};
 use crate::support::{ConvCase, Numbers};
-use crate::{attention, light_conv, linear, norm, span_conv, span_key};
+use crate::{attention, embedding, light_conv, linear, norm, span_conv, span_key, top_k};
 
 /// A call that is ready to be recorded, and what it should write.
 pub struct Prepared {
@@ -195,6 +196,46 @@ pub fn norm(gpu: &Gpu, call: &norm::Call, scatter: &mut Scatter<'_>) -> [Prepare
         Prepared { call: bound.clone(), output: y, expected: of_y },
         Prepared { call: bound, output: sum, expected: of_sum },
     ]
+}
+
+/// Ids of padding are past every table.
+pub fn embedding(gpu: &Gpu, call: &embedding::Call, scatter: &mut Scatter<'_>) -> Prepared {
+    let (problem, expected) = (call.problem, call.expected());
+    let (call, channels) = (call.clone().with_wrong_padding(), problem.channels());
+    let table = scatter.rows(&call.table, channels);
+    let [positions, types] =
+        [&call.positions, &call.types].map(|values| values.as_ref().map(|v| scatter.rows(v, channels)));
+    let (tokens, first) = scatter.ids(&call.tokens);
+    let type_ids = call.type_ids.as_ref().map(|ids| scatter.ids(ids));
+    let output = scatter.output(problem.tokens(), channels, problem.dtype());
+    let sequences = call.sequences.as_ref().map(|sequences| list(gpu, sequences));
+    let args = room::EmbeddingArgs {
+        sequences: sequences.as_ref(),
+        tokens: room::Elements::at(&tokens, first),
+        table: table.rows(),
+        positions: positions.as_ref().map(Input::rows),
+        type_ids: type_ids.as_ref().map(|(ids, first)| room::Elements::at(ids, *first)),
+        types: types.as_ref().map(Input::rows),
+        y: output.rows(),
+    };
+    let bound = room::Embedding::new(gpu, problem).unwrap().bind(args).unwrap();
+    Prepared { call: bound, output, expected }
+}
+
+/// Values, and the buffer of the tokens with the place where they begin in it.
+pub fn top_k(gpu: &Gpu, call: &top_k::Call, scatter: &mut Scatter<'_>) -> (Prepared, (Buffer, usize)) {
+    let (problem, expected) = (call.problem, call.expected());
+    let x = scatter.rows(&call.x, problem.vocabulary());
+    let output = scatter.output(problem.rows(), problem.k(), DType::F32);
+    let tokens = scatter.ids(&vec![7; expected.len()]);
+    let args = room::TopKArgs {
+        x: x.rows(),
+        values: Some(output.rows()),
+        tokens: room::Elements::at(&tokens.0, tokens.1),
+    };
+    let bound = room::TopK::new(gpu, problem).unwrap().bind(args).unwrap();
+    let expected = expected.into_iter().map(|ranked| ranked.value).collect();
+    (Prepared { call: bound, output, expected }, tokens)
 }
 
 pub fn attention(

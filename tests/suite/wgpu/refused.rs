@@ -6,6 +6,7 @@ mod convolutions;
 mod gradients;
 mod limits;
 mod products;
+mod tables;
 
 use ::wgpu::{Buffer, BufferUsages};
 use lightspan::problem::Convolution;
