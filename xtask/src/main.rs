@@ -26,7 +26,7 @@ usage: cargo xtask COMMAND
 ";
 
 /// The features of the crate, each of which must build alone.
-const FEATURES: [&str; 3] = ["wgpu", "cuda", "emulator"];
+const FEATURES: [&str; 4] = ["models", "wgpu", "cuda", "emulator"];
 
 /// One profile for all that is run, so that nothing is built twice.
 const PROFILE: [&str; 3] = ["--profile", "test", "--all-features"];

@@ -10,8 +10,7 @@ use crate::dynamic_conv::generator;
 use crate::support::gpu::{Scatter, default_device, gpu_device, read};
 use crate::support::{ConvCase, config, conv_case, long_conv_case};
 use crate::wgpu::prepared::{self, Prepared, run};
-use crate::{append, attention, linear, norm};
-use crate::{attention, embedding, linear, norm, top_k};
+use crate::{append, attention, embedding, linear, norm, top_k};
 
 /// Where tensors lie, and on which device.
 #[derive(Clone, Copy, Debug)]
