@@ -2,7 +2,7 @@
 //! 2019, <https://arxiv.org/abs/1901.10430>), span-based dynamic convolution (Jiang et al. 2020,
 //! <https://arxiv.org/abs/2008.02496>), the attention and linear layers that they are composed and compared with, and norms.
 //!
-//! There are two doors:
+//! There are three doors:
 //!
 //! - **Tensors.** [`Tensor`] is numbers on a [`Device`]; [`ops`] are the operators on them. Start with
 //!   [`ops::light_conv`] and [`ops::dynamic_conv`].
@@ -10,7 +10,10 @@
 //!   the features of their names, the module `wgpu` records them into a command encoder of yours, and the module `cuda`
 //!   launches those that it has on a stream of yours.
 //!
-//! What a call means is the same for both: a [`Window`] over time, how its weights are normalised ([`Normalize`]), how
+//! - **Layers and models.** [`nn`] has the layers that the papers build of these operators, and, with the feature of its name, the
+//!   module `models` whole networks, which load the files of transformers and fairseq.
+//!
+//! What a call means is the same for all: a [`Window`] over time, how its weights are normalised ([`Normalize`]), how
 //! tokens group into [`Sequences`], put together and checked once as a [`problem`]. The [`reference`](mod@reference) computes
 //! every operator in `f64` and says how far a backend may be off.
 //!
@@ -81,7 +84,7 @@ pub use tensor::Tensor;
 pub use tokens::Tokens;
 pub use window::{Normalize, Window};
 
-/// The README's examples, as tests.
-#[cfg(doctest)]
+/// The README's examples, as tests: where all that they show is there.
+#[cfg(all(doctest, feature = "models"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -123,6 +123,7 @@ impl Call {
     }
 
     /// The same with ids past their tables, and positions: what only own-buffer calls on a GPU can meet.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     pub fn with_wrong_ids(mut self, seed: u64) -> Self {
         let mut dice = Numbers::new(seed);
         let mut spoil = |ids: &mut [u32], rows: usize| {
