@@ -79,12 +79,18 @@ __device__ float4 quad_of(const X* numbers) {
     return make_float4(first.x, first.y, second.x, second.y);
 }
 
-__device__ inline void store_quad_of(f32* to, float4 numbers) { *reinterpret_cast<float4*>(to) = numbers; }
+// (The compiler would store the words of a quad one by one.)
+__device__ inline void store_quad_of(f32* to, float4 numbers) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(numbers.x),
+                 "f"(numbers.y), "f"(numbers.z), "f"(numbers.w)
+                 : "memory");
+}
 
 template <class X>
 __device__ void store_quad_of(X* to, float4 numbers) {
     const typename Pair<X>::Word first = Pair<X>::rounded(make_float2(numbers.x, numbers.y));
     const typename Pair<X>::Word second = Pair<X>::rounded(make_float2(numbers.z, numbers.w));
-    *reinterpret_cast<uint2*>(to) =
-        make_uint2(*reinterpret_cast<const unsigned*>(&first), *reinterpret_cast<const unsigned*>(&second));
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)),
+                 "r"(*reinterpret_cast<const unsigned*>(&first)), "r"(*reinterpret_cast<const unsigned*>(&second))
+                 : "memory");
 }
