@@ -247,6 +247,9 @@ fn unavailable(reason: String) -> Error {
     Error::Unavailable { backend: "cuda", reason }
 }
 
+/// `CUDA_ERROR_CONTAINED`, to which toolkits before 12.8, and cudarc where it is built beside one, have no name.
+const CONTAINED: u32 = 226;
+
 /// The error for what the driver will not do. What a kernel did wrong is told late, by whatever call comes next, and the
 /// device is of no use from then on.
 fn refused(what: &'static str, error: DriverError) -> Error {
@@ -263,10 +266,10 @@ fn refused(what: &'static str, error: DriverError) -> Error {
         | R::CUDA_ERROR_INVALID_PC
         | R::CUDA_ERROR_ASSERT
         | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
-        | R::CUDA_ERROR_CONTAINED
         | R::CUDA_ERROR_UNKNOWN
         | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
         | R::CUDA_ERROR_DEINITIALIZED => Error::DeviceLost { reason: describe(error) },
+        other if other as u32 == CONTAINED => Error::DeviceLost { reason: describe(error) },
         _ => Error::Driver { what, reason: describe(error) },
     }
 }
