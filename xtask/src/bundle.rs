@@ -10,16 +10,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::ptx::cannot;
-use crate::{command, output};
+use crate::{candle, command, executable, output, ptx};
 
-/// What is built, as cargo calls it, and the name of the program.
-const PROGRAMS: [(&str, &str); 5] = [
-    ("--test", "suite"),
-    ("--example", "conformance"),
-    ("--example", "race"),
-    ("--example", "devices"),
-    ("--bench", "operators"),
+/// A program: what it is to cargo, its name there, and its name in the bundle.
+type Program = (&'static str, &'static str, &'static str);
+
+const PROGRAMS: [Program; 5] = [
+    ("--test", "suite", "suite"),
+    ("--example", "conformance", "conformance"),
+    ("--example", "race", "race"),
+    ("--example", "devices", "devices"),
+    ("--bench", "operators", "operators"),
 ];
+
+/// Those of the crate for candle, which want CUDA's libraries besides the driver.
+const CANDLE: [Program; 2] = [("--test", "suite", "candle-suite"), ("--bench", "candle", "candle")];
+
+const PROFILE: &str = "portable";
 
 /// Bytes of the whole folder at most.
 const LIMIT: u64 = 60_000_000;
@@ -35,7 +42,7 @@ pub(crate) fn write(root: &Path, folder: &Path) -> Result<(), String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err("a bundle holds programs for Linux on x86-64: make it there".to_owned());
     }
-    let programs = build()?;
+    let programs = build(root)?;
     clear(folder)?;
     let mut newest = Vec::new();
     for (name, from) in programs {
@@ -69,17 +76,29 @@ fn pack(path: &Path) -> Result<(), String> {
     crate::run(Command::new("gzip").arg("-9").arg(path))
 }
 
-/// Builds the programs; their names, and where they are.
-fn build() -> Result<Vec<(&'static str, PathBuf)>, String> {
-    let targets = PROGRAMS.iter().flat_map(|&(kind, name)| [kind, name]);
-    let flags = ["--profile", "portable", "--all-features", "--message-format", "json-render-diagnostics"];
-    let messages = output(&mut command(["build"].into_iter().chain(flags).chain(targets)))?;
-    let built = executables(&messages);
-    let find = |name: &'static str| {
+/// Builds the programs; their names in the bundle, and where they are.
+fn build(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, String> {
+    let flags =
+        ["build", "--profile", PROFILE, "--all-features", "--message-format", "json-render-diagnostics"];
+    let own = output(&mut command(flags.into_iter().chain(targets(&PROGRAMS))))?;
+    let targets: Vec<&str> = targets(&CANDLE).collect();
+    let candle = candle::build(root, &ptx::target(root), PROFILE, &targets)?;
+    Ok([found(&PROGRAMS, &own)?, found(&CANDLE, &candle)?].concat())
+}
+
+/// How cargo is told what to build.
+fn targets(programs: &[Program]) -> impl Iterator<Item = &'static str> {
+    programs.iter().flat_map(|&(kind, name, _)| [kind, name])
+}
+
+/// The programs among those that cargo says it built.
+fn found(programs: &[Program], messages: &str) -> Result<Vec<(&'static str, PathBuf)>, String> {
+    let built = executables(messages);
+    let find = |&(_, name, bundled): &Program| {
         let path = built.iter().find(|path| is_program(path, name));
-        path.map(|path| (name, path.clone())).ok_or_else(|| format!("cargo built no program {name}"))
+        path.map(|path| (bundled, path.clone())).ok_or_else(|| format!("cargo built no program {name}"))
     };
-    PROGRAMS.iter().map(|&(_, name)| find(name)).collect()
+    programs.iter().map(find).collect()
 }
 
 /// The programs that cargo's messages, a line of JSON each, say were built.
@@ -128,18 +147,6 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
 
 fn save(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| cannot("write", path, error))
-}
-
-#[cfg(unix)]
-fn executable(path: &Path) -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .map_err(|error| cannot("make executable", path, error))
-}
-
-#[cfg(not(unix))]
-fn executable(_: &Path) -> Result<(), String> {
-    Ok(())
 }
 
 /// The files of a folder at any depth, in order, and their bytes.

@@ -45,6 +45,8 @@ fn main() -> ExitCode {
         ["ptx", "--check"] => ptx::check(&root()),
         ["bundle"] => bundle::write(&root(), &ptx::target(&root()).join("bundle")),
         ["bundle", "--out", folder] => bundle::write(&root(), Path::new(folder)),
+        // Not for people: candle's build calls it.
+        ["kernel", source, folder] => candle::kernel(&root(), Path::new(source), Path::new(folder)),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
@@ -219,7 +221,7 @@ fn output(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{line} prints what is no text"))
 }
 
-/// A command of cargo as it would be typed, with the variables that are set for it.
+/// A command as it would be typed, with the variables that are set for it.
 fn line(command: &Command) -> String {
     let quoted = |word: &OsStr| match word.to_string_lossy() {
         word if word.contains(char::is_whitespace) => format!("'{word}'"),
@@ -228,8 +230,22 @@ fn line(command: &Command) -> String {
     let variables = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), quoted(value?))));
-    let words = variables.chain(["cargo".to_owned()]).chain(command.get_args().map(quoted));
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = variables.chain([quoted(program)]).chain(command.get_args().map(quoted));
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Lets a file be run.
+#[cfg(unix)]
+fn executable(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(|error| ptx::cannot("make executable", path, error))
+}
+
+#[cfg(not(unix))]
+fn executable(_: &Path) -> Result<(), String> {
+    Ok(())
 }
 
 /// The root of the workspace.

@@ -107,6 +107,23 @@ fn compile(root: &Path) -> Result<(Tools, Vec<(String, String)>), String> {
     Ok((tools, texts?))
 }
 
+/// Fetches what [`foreign`] needs, and says in a line what it is.
+pub(crate) fn prepare(root: &Path) -> Result<String, String> {
+    let folder = target(root).join("ptx");
+    wheels::tools(&folder)?;
+    wheels::library(&folder)?;
+    Ok(wheels::compilers())
+}
+
+/// The PTX of a file of another project, with the headers beside it, those in `include`, and those of CUDA.
+pub(crate) fn foreign(root: &Path, path: &Path, include: &Path) -> Result<String, String> {
+    let folder = target(root).join("ptx");
+    let (tools, library) = (wheels::tools(&folder)?, wheels::library(&folder)?);
+    let beside = path.parent().unwrap_or(path);
+    let include = [beside, include, &tools.headers, &library];
+    Nvrtc::load(&tools.nvrtc)?.compile_foreign(path, ARCHITECTURE, &include)
+}
+
 fn within_limit(texts: &[(String, String)]) -> Result<(), String> {
     let bytes: u64 = texts.iter().map(|(_, text)| text.len() as u64).sum();
     println!("{} modules, {bytes} bytes of at most {LIMIT}", texts.len());

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests lightspan on the first NVIDIA GPU of this machine, then measures it. Neither Rust nor a network is needed, only
-# the GPU's driver, of series 550 or newer. What comes out is in results/DATE: results.txt, results.json, and a file for
+# the GPU's driver, of series 550 or newer; and for lightspan inside candle libraries of CUDA 12 or 13, as PyTorch's
+# packages or a toolkit bring them. What comes out is in results/DATE: results.txt, results.json, and a file for
 # all that each step printed.
 set -uo pipefail
 
@@ -68,6 +69,49 @@ step() {
     echo "== $name: $((SECONDS - begin)) s, exit status $code"
 }
 
+# candle's CUDA devices want these libraries. Its programs ask for them without a version, as what they call is the same in
+# both: links lead from such names to files of one version.
+places=$(
+    tr ':' '\n' <<<"${LD_LIBRARY_PATH:-}"
+    python3 - 2>/dev/null <<'PYTHON'
+import glob, sys
+for place in [*sys.path, sys.prefix]:
+    for folder in [*glob.glob(place + "/nvidia/*/lib"), place + "/torch/lib", place + "/lib"]:
+        print(folder)
+PYTHON
+    echo "${CUDA_HOME:-/usr/local/cuda}/lib64"
+    PATH=$PATH:/usr/sbin:/sbin ldconfig -p 2>/dev/null | sed -n 's|.* => \(.*\)/libcublas\.so\.[0-9]*$|\1|p'
+)
+candle=() missing=
+for cuda in 12 13; do
+    rm -rf libraries
+    mkdir libraries || fail "cannot make the folder libraries"
+    candle=("$PWD/libraries") absent=()
+    for library in "libcublas.so.$cuda" "libcublasLt.so.$cuda" libcurand.so.10; do
+        found=
+        while read -r place; do
+            [ -n "$place" ] && [ -f "$place/$library" ] && found=$place && break
+        done <<<"$places"
+        [ -n "$found" ] || { absent+=("$library") && continue; }
+        ln -s "$found/$library" "libraries/${library%.so.*}.so"
+        # Where the libraries in turn find what they need.
+        candle+=("$found")
+    done
+    [ ${#absent[@]} = 0 ] && break
+    missing+="${missing:+, and }CUDA $cuda would be with ${absent[*]}"
+    candle=()
+done
+if [ ${#candle[@]} = 0 ]; then
+    skip "lightspan inside candle, for which libraries are missing: $missing"
+else
+    # Some of them want this one besides.
+    while read -r place; do
+        [ -n "$place" ] && [ -f "$place/libcudart.so.$cuda" ] && candle+=("$place")
+    done <<<"$places"
+    candle=("LD_LIBRARY_PATH=$(IFS=:; echo "${candle[*]}")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" LIGHTSPAN_CANDLE_DEVICE=cuda)
+    echo "== candle runs with libraries of CUDA $cuda: $(readlink libraries/libcublas.so)"
+fi
+
 # Right: nothing may be skipped on CUDA.
 export LIGHTSPAN_FIXTURES=$PWD/fixtures
 without=
@@ -77,6 +121,7 @@ if ! grep -q '^wgpu, real: ' <<<"$devices"; then
 fi
 step suite env LIGHTSPAN_REQUIRE=cuda LIGHTSPAN_SKIP="$without" bin/suite
 step conformance bin/conformance --backend reference --backend cuda fixtures
+[ ${#candle[@]} = 0 ] || step candle-suite env "${candle[@]}" bin/candle-suite
 if command -v compute-sanitizer >/dev/null; then
     some=(linear::every_size_before_the_last_is_rows linear::relu_keeps_nan_and_cuts_what_is_negative)
     for tool in memcheck racecheck synccheck initcheck; do
@@ -94,6 +139,7 @@ step operators env LIGHTSPAN_BENCH_DEVICE=cuda LIGHTSPAN_BENCH_JSON="$results/op
 for type in f32 bf16; do
     step "race-$type" bin/race --backend cuda --dtype "$type" --out "$results/race-$type.svg" "${quick[@]}"
 done
+[ ${#candle[@]} = 0 ] || step candle env "${candle[@]}" CRITERION_HOME="$results/candle" bin/candle --bench "${quick[@]}"
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     for type in float32 bfloat16; do
         pytorch=(python3 pytorch.py --device cuda --dtype "$type" --json "$results/pytorch.jsonl")
@@ -114,6 +160,16 @@ string() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/
 list() {
     printf '['
     [ -f "$1" ] && paste -sd, "$1" | tr -d '\n'
+    printf ']'
+}
+# What criterion has measured, each with its name, as a list.
+criterion() {
+    local estimates comma=
+    printf '['
+    while read -r estimates; do
+        printf '%s\n{"benchmark": %s, "estimates": %s}' "$comma" "$(cat "${estimates%/*}/benchmark.json")" "$(cat "$estimates")"
+        comma=,
+    done < <(find "$1" -path '*/new/estimates.json' 2>/dev/null | sort)
     printf ']'
 }
 failed=0
@@ -149,7 +205,8 @@ done
         printf '%s%s' "$comma" "$(string "$what")"
         comma=,
     done
-    printf '],\n"operators": %s,\n"pytorch": %s}\n' "$(list "$results/operators.jsonl")" "$(list "$results/pytorch.jsonl")"
+    printf '],\n"operators": %s,\n"pytorch": %s,\n' "$(list "$results/operators.jsonl")" "$(list "$results/pytorch.jsonl")"
+    printf '"candle": %s}\n' "$(criterion "$results/candle")"
 } >"$results/results.json"
 echo
 cat "$results/results.txt"

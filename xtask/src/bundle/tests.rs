@@ -67,7 +67,7 @@ fn pretended(name: &str, gpu: Option<&str>, failing: &str) -> PathBuf {
         save(&path, &script).unwrap();
         executable(&path).unwrap();
     };
-    for (_, name) in PROGRAMS {
+    for (_, _, name) in PROGRAMS.into_iter().chain(CANDLE) {
         let status = if name == failing { 3 } else { 0 };
         program(&format!("bin/{name}"), format!("#!/bin/sh\necho {name} \"$@\"\nexit {status}\n"));
     }
@@ -78,14 +78,25 @@ fn pretended(name: &str, gpu: Option<&str>, failing: &str) -> PathBuf {
             None => "#!/bin/sh\necho 'there is none of cuda' >&2\nexit 1\n".to_owned(),
         },
     );
+    let estimates =
+        r#"new="$CRITERION_HOME/a b/new"; mkdir -p "$new"; echo '{"e": 1}' >"$new/estimates.json""#;
+    let benchmark = r#"echo '{"b": 1}' >"$new/benchmark.json"; echo "$LIGHTSPAN_CANDLE_DEVICE" "$@""#;
+    program("bin/candle", format!("#!/bin/sh\n{estimates}\n{benchmark}\n"));
     let operators = r#"echo '{"a": 1}' >>"$LIGHTSPAN_BENCH_JSON"; echo '{"b": 2}' >>"$LIGHTSPAN_BENCH_JSON""#;
     program("bin/operators", format!("#!/bin/sh\n{operators}\n"));
-    for (_, name) in PROGRAMS {
+    // As it would be with PyTorch's packages of one version and a part of those of another.
+    for library in ["12/libcublas.so.12", "12/libcurand.so.10", "13/libcublas.so.13", "13/libcublasLt.so.13"]
+    {
+        program(&format!("libraries of CUDA/{library}"), String::new());
+    }
+    for (_, _, name) in PROGRAMS.into_iter().chain(CANDLE) {
         pack(&folder.join("bin").join(name)).unwrap();
     }
     // What else the script looks for, of which there is nothing.
     program("path/nvidia-smi", "#!/bin/sh\necho 555.42\n".to_owned());
-    program("path/python3", "#!/bin/sh\nexit 1\n".to_owned());
+    for nothing in ["python3", "ldconfig"] {
+        program(&format!("path/{nothing}"), "#!/bin/sh\nexit 1\n".to_owned());
+    }
     program("run.sh", SCRIPT.to_owned());
     save(&folder.join(NOTE), "commit=abc\nglibc=2.0\n").unwrap();
     folder
@@ -94,7 +105,11 @@ fn pretended(name: &str, gpu: Option<&str>, failing: &str) -> PathBuf {
 #[cfg(target_os = "linux")]
 fn run(folder: &Path, args: &[&str]) -> Output {
     let path = format!("{}:/usr/bin:/bin", folder.join("path").display());
-    Command::new(folder.join("run.sh")).args(args).env("PATH", path).output().unwrap()
+    let mut command = Command::new(folder.join("run.sh"));
+    command.args(args).env("PATH", path).env("CUDA_HOME", folder);
+    let libraries = |version| folder.join(format!("libraries of CUDA/{version}")).display().to_string();
+    command.env("LD_LIBRARY_PATH", format!("{}:{}", libraries(12), libraries(13)));
+    command.output().unwrap()
 }
 
 /// The one file of that name that a run has left, if it has left any.
@@ -111,9 +126,9 @@ fn the_script_runs_all_and_writes_it_down() {
     let output = run(&folder, &["--quick"]);
     assert!(output.status.success(), "{output:?}");
     let (text, json) = (result(&folder, "results.txt").unwrap(), result(&folder, "results.json").unwrap());
-    for line in
-        ["GPU: cuda (a \"GPU\"), driver 555.42", "SKIPPED: compute-sanitizer", "SKIPPED: PyTorch", "suite "]
-    {
+    let lines =
+        ["GPU: cuda (a \"GPU\"), driver 555.42", "SKIPPED: compute-sanitizer", "SKIPPED: PyTorch", "suite "];
+    for line in lines.into_iter().chain(["candle-suite ", "candle "]) {
         assert!(text.contains(line), "no {line:?} in {text}");
     }
     assert!(!text.contains("FAILED"), "{text}");
@@ -122,13 +137,33 @@ fn the_script_runs_all_and_writes_it_down() {
         r#""command": "run.sh --quick""#,
         r#"{"name": "suite", "exit_status": 0, "#,
         r#""operators": [{"a": 1},{"b": 2}],"#,
-        r#""pytorch": []}"#,
+        r#""pytorch": [],"#,
+        "\"candle\": [\n{\"benchmark\": {\"b\": 1}, \"estimates\": {\"e\": 1}}]}",
     ];
     for part in parts {
         assert!(json.contains(part), "no {part} in {json}");
     }
     let conformance = result(&folder, "conformance.txt").unwrap();
     assert_eq!(conformance, "conformance --backend reference --backend cuda fixtures\n");
+    assert_eq!(result(&folder, "candle.txt").unwrap(), "cuda --bench --quick\n");
+    let library = fs::read_link(folder.join("libraries/libcublas.so")).unwrap();
+    assert_eq!(library, folder.join("libraries of CUDA/13/libcublas.so.13"));
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_script_says_which_libraries_of_candle_are_missing() {
+    let folder = pretended("libraries", Some("cuda (a GPU)"), "none");
+    fs::remove_file(folder.join("libraries of CUDA/13/libcublasLt.so.13")).unwrap();
+    let output = run(&folder, &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = result(&folder, "results.txt").unwrap();
+    let missing = "SKIPPED: lightspan inside candle, for which libraries are missing: CUDA 12 would be with \
+                   libcublasLt.so.12, and CUDA 13 would be with libcublasLt.so.13";
+    assert!(text.contains(missing), "{text}");
+    assert!(!text.contains("candle-suite") && text.contains("race-bf16 "), "{text}");
+    assert!(result(&folder, "results.json").unwrap().ends_with("\"candle\": []}\n"));
     fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -1,11 +1,13 @@
 //! The compiler, as a library that is loaded when it is there.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs;
 use std::path::Path;
 use std::ptr;
 
 use libloading::Library;
 
+use super::cannot;
 use super::modules::Module;
 
 type Program = *mut c_void;
@@ -73,34 +75,56 @@ impl Nvrtc {
         architecture: &str,
         include: &[&Path],
     ) -> Result<String, String> {
-        let name = module.path.file_name().unwrap_or_default().to_string_lossy();
-        let (source, name) = (text(&module.source)?, text(&name)?);
-        let mut options = vec![text(&format!("--gpu-architecture={architecture}"))?, text("--std=c++17")?];
-        for folder in include {
-            options.push(text(&format!("--include-path={}", folder.display()))?);
-        }
-        for definition in &module.definitions {
-            options.push(text(&format!("--define-macro={definition}"))?);
-        }
+        let definitions = module.definitions.iter().map(|definition| format!("--define-macro={definition}"));
+        let options: Vec<String> = options(architecture, include).chain(definitions).collect();
+        let file = module.path.file_name().unwrap_or_default().to_string_lossy();
+        let (ptx, log) = self.translate(&module.name, &file, &module.source, &options)?;
+        // A warning is a fault: nobody would read it again.
+        if log.trim().is_empty() { Ok(ptx) } else { Err(format!("{}:\n{}", module.name, begin(&log))) }
+    }
+
+    /// The PTX of a file of another project, whose warnings are not ours. Functions that say neither that they are of the
+    /// host nor that they are of the GPU are taken for the GPU's, as nvcc takes those that are constant expressions.
+    pub(crate) fn compile_foreign(
+        &self,
+        path: &Path,
+        architecture: &str,
+        include: &[&Path],
+    ) -> Result<String, String> {
+        let options =
+            options(architecture, include).chain(["--device-as-default-execution-space".to_owned()]);
+        let source = fs::read_to_string(path).map_err(|error| cannot("read", path, error))?;
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(self.translate(&file, &file, &source, &options.collect::<Vec<_>>())?.0)
+    }
+
+    /// The PTX of a text, and what the compiler says of it.
+    fn translate(
+        &self,
+        what: &str,
+        file: &str,
+        source: &str,
+        options: &[String],
+    ) -> Result<(String, String), String> {
+        let (source, file) = (text(source)?, text(file)?);
+        let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program = ptr::null_mut();
         // SAFETY: both texts end in zero and outlive the program, which has no headers of its own.
         let status = unsafe {
-            (self.create)(&mut program, source.as_ptr(), name.as_ptr(), 0, ptr::null(), ptr::null())
+            (self.create)(&mut program, source.as_ptr(), file.as_ptr(), 0, ptr::null(), ptr::null())
         };
         self.must(status, "creating a program")?;
         // SAFETY: a program that was created, and as many options as are counted.
         let status = unsafe { (self.compile)(program, options.len() as c_int, options.as_ptr()) };
         let log = self.text_of(program, self.log_size, self.log);
-        let ptx = match self.must(status, &format!("compiling {}", module.name)) {
+        let ptx = match self.must(status, &format!("compiling {what}")) {
             Ok(()) => self.text_of(program, self.ptx_size, self.ptx),
             Err(error) => Err(format!("{error}\n{}", begin(log.as_deref().unwrap_or_default()))),
         };
         // SAFETY: created above, and not used after.
         unsafe { (self.destroy)(&mut program) };
-        let (ptx, log) = (ptx?, log?);
-        // A warning is a fault: nobody would read it again.
-        if log.trim().is_empty() { Ok(ptx) } else { Err(format!("{}:\n{}", module.name, begin(&log))) }
+        Ok((ptx?, log?))
     }
 
     fn text_of(&self, program: Program, size: Size, text: Text) -> Result<String, String> {
@@ -126,6 +150,12 @@ impl Nvrtc {
         // SAFETY: not null, and ends in zero.
         Err(format!("{what}: {}", unsafe { CStr::from_ptr(why) }.to_string_lossy()))
     }
+}
+
+/// What the compiler is told of every file.
+fn options(architecture: &str, include: &[&Path]) -> impl Iterator<Item = String> {
+    let include = include.iter().map(|folder| format!("--include-path={}", folder.display()));
+    [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()].into_iter().chain(include)
 }
 
 /// The first lines of a log: one error brings hundreds.

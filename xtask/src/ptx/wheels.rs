@@ -37,6 +37,15 @@ const HEADERS: Wheel = Wheel {
     needed: "nvidia/cuda_runtime/include/",
 };
 
+/// The C++ library of the same version, which candle's kernels want.
+const LIBRARY: Wheel = Wheel {
+    package: "nvidia-cuda-cccl-cu12",
+    version: "12.4.127.post1",
+    file: "nvidia_cuda_cccl_cu12-12.4.127.post1-py3-none-manylinux2014_x86_64.whl",
+    sha256: "2027fa5fc75fbee703bf24e8275a40a605cf94a3e8fef8a7187897d49b34facb",
+    needed: "nvidia/cuda_cccl/include/",
+};
+
 /// Assembles for every architecture up to sm_120.
 const PTXAS: Wheel = Wheel {
     package: "nvidia-cuda-nvcc-cu12",
@@ -63,12 +72,23 @@ pub(crate) fn tools(folder: &Path) -> Result<Tools, String> {
         return Err("the pinned compilers are for Linux on x86-64: run `cargo xtask ptx` there".to_owned());
     }
     let ptxas = unpacked(&PTXAS, folder)?.join(PTXAS.needed);
-    executable(&ptxas)?;
+    // Python's zipfile forgets who may run what.
+    crate::executable(&ptxas)?;
     Ok(Tools {
         nvrtc: unpacked(&NVRTC, folder)?.join(NVRTC.needed),
         headers: unpacked(&HEADERS, folder)?.join(HEADERS.needed),
         ptxas,
     })
+}
+
+/// The folder of the C++ library's headers, fetched into `folder` where they are not there yet.
+pub(crate) fn library(folder: &Path) -> Result<PathBuf, String> {
+    Ok(unpacked(&LIBRARY, folder)?.join(LIBRARY.needed))
+}
+
+/// What compiles the kernels of others, in a line: another compiler is another line.
+pub(crate) fn compilers() -> String {
+    [&NVRTC, &HEADERS, &LIBRARY].map(|wheel| format!("{} {}", wheel.package, wheel.version)).join(", ")
 }
 
 /// The folder of what is needed of a wheel.
@@ -155,19 +175,6 @@ The compilers come as packages of Python. What is needed is python3 with pip, an
   Debian, Ubuntu: apt-get install python3 python3-pip
   another index:  set PIP_INDEX_URL
   no network:     set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder with the wheels";
-
-/// Python's zipfile forgets who may run what.
-#[cfg(unix)]
-fn executable(path: &Path) -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .map_err(|error| cannot("make executable", path, error))
-}
-
-#[cfg(not(unix))]
-fn executable(_: &Path) -> Result<(), String> {
-    Ok(())
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,10 +3,12 @@ use lightspan::Sequences;
 
 use crate::support::to_f64;
 
-/// A file of a model that another implementation computed.
+/// A file of a model that another implementation computed: where `LIGHTSPAN_FIXTURES` says, on a machine without the sources.
 pub fn fixture(folder: &str, name: &str) -> String {
-    let root = env!("CARGO_MANIFEST_DIR");
-    format!("{root}/../../tests/fixtures/{folder}/{name}.safetensors")
+    let fixtures = std::env::var("LIGHTSPAN_FIXTURES");
+    let fixtures =
+        fixtures.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures").to_owned());
+    format!("{fixtures}/{folder}/{name}.safetensors")
 }
 
 /// Fails unless all numbers of tokens are those that another implementation has, to some roundoffs of f32 in each of its layers.
