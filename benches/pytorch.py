@@ -3,12 +3,14 @@
 
     python3 benches/pytorch.py [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--seconds 1]
 
-Needs torch and nothing else. `--size 8,4096,1024,16 --widths 3,31,127 --only light` is the group `light_conv_large`, and
+Needs torch, and the files beside it that begin as it does. `--size 8,4096,1024,16 --widths 3,31,127 --only light` is the group `light_conv_large`, and
 without `--only` there are `dynamic_conv_large` and `by_length_large` too. `--beside FILE` reads what `cargo bench` wrote to
 the file `LIGHTSPAN_BENCH_JSON` and sets it beside PyTorch's times; `--json FILE` adds the figures to a file, a line of JSON
 each. On a GPU times are the device's own, of calls that were all put into its stream before the first began, as far as
 that goes. With `--training` the calls are those of the group `training_by_length`: a forward pass, and the gradients of all
-inputs and parameters by autograd. What is timed is what people write for these operators:
+inputs and parameters by autograd. With `--layers` they are those of `norm_by_rows`, `linear_forms` and
+`encoder_layer_by_length`, or at the large size of `norm_large` and so on: norms of x + residual, linear layers with what comes
+after their product, and layers of encoders. What is timed is what people write for these operators:
 
 - light convolution: softmax of the weight, then grouped conv1d, with x as `[B, C, T]` (which conv1d wants) and with x
   as `[B, T, C]` (which the layers around it have, so two transpositions more);
@@ -17,7 +19,9 @@ inputs and parameters by autograd. What is timed is what people write for these 
 - span-based dynamic convolution: a depthwise conv1d, a product with its result, that times the query, and then the
   dynamic convolution of the values, unfolded, whose taps come from it;
 - attention: scaled_dot_product_attention over the whole sequence, the same with a mask of the reach of the window,
-  and the naive composition of two products and a softmax.
+  and the naive composition of two products and a softmax;
+- layers: RMS norms (ConvBERT's: layer norms), linear layers, and the convolutions above, each as grouped conv1d or unfolded;
+  the Transformer's with q, k and v by a product each, and by one for all three.
 
 GB/s are the bytes that the operator must move at least (each input and output once) over the time: those of
 `Problem::bytes()`, so the two tables compare line by line.
@@ -34,11 +38,22 @@ import time
 import torch
 import torch.nn.functional as F
 
+from pytorch_layers import REACH, TYPES, Layer, layers
+from pytorch_operators import (
+    attention,
+    depthwise_conv,
+    dynamic_conv,
+    dynamic_conv_by_tap,
+    light_conv,
+    light_conv_channels_first,
+    naive_attention,
+    span_conv,
+)
+
 # The sizes of the Rust benchmarks.
 SIZE = "8,512,512,8"
 LARGE = "8,4096,1024,16"
 WIDTHS = "3,7,15,31,63"
-REACH = 31
 
 # As in the Rust benchmarks: calls rotate among buffers of this many bytes in all, so that none finds its tokens in the
 # cache.
@@ -53,72 +68,6 @@ def cores():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def light_conv_channels_first(x, weight):
-    """x `[B, C, T]`, weight `[H, K]`: a depthwise convolution whose filters repeat within a head."""
-    channels = x.shape[1]
-    heads, width = weight.shape
-    filters = F.softmax(weight, dim=-1).repeat_interleave(channels // heads, dim=0).unsqueeze(1)
-    return F.conv1d(x, filters, padding=width // 2, groups=channels)
-
-
-def light_conv(x, weight):
-    """x `[B, T, C]`, weight `[H, K]`."""
-    return light_conv_channels_first(x.transpose(1, 2), weight).transpose(1, 2).contiguous()
-
-
-def dynamic_conv(x, generator, heads, query=None):
-    """x `[B, T, C]`, generator `[H K, C]`, and a query `[B, T, C]` where it is not x."""
-    batch, length, channels = x.shape
-    width = generator.shape[0] // heads
-    query = x if query is None else query
-    logits = F.linear(query, generator).view(batch * length * heads, width, 1)
-    weights = F.softmax(logits, dim=1)
-    padded = F.pad(x, (0, 0, width // 2, width // 2))
-    # [B, T, C, K] as a view, then in memory as one matrix [R, K] for each token and head.
-    unfolded = padded.unfold(1, width, 1).reshape(batch * length * heads, channels // heads, width)
-    return torch.bmm(unfolded, weights).view(batch, length, channels)
-
-
-def dynamic_conv_by_tap(x, generator, heads):
-    """The same without unfolding: one multiply-add of all tokens for each tap."""
-    batch, length, channels = x.shape
-    width = generator.shape[0] // heads
-    weights = F.softmax(F.linear(x, generator).view(batch, length, heads, width), dim=-1)
-    padded = F.pad(x, (0, 0, width // 2, width // 2)).view(batch, -1, heads, channels // heads)
-    y = torch.zeros(batch, length, heads, channels // heads, dtype=x.dtype, device=x.device)
-    for j in range(width):
-        y.addcmul_(weights[..., j : j + 1], padded[:, j : j + length])
-    return y.view(batch, length, channels)
-
-
-def span_conv(x, query, value, depthwise, pointwise, generator, heads):
-    """x, query and value `[B, T, C]`, depthwise `[C, 1, K]`, pointwise `[C, C]`, generator `[H K, C]`."""
-    channels, _, width = depthwise.shape
-    spans = F.conv1d(x.transpose(1, 2), depthwise, padding=width // 2, groups=channels).transpose(1, 2)
-    return dynamic_conv(value, generator, heads, F.linear(spans, pointwise) * query)
-
-
-def split_heads(x, heads):
-    """`[B, T, C]` to `[B, H, T, D]`, a view."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def join_heads(x):
-    """`[B, H, T, D]` to `[B, T, C]`."""
-    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)
-
-
-def attention(q, k, v, heads, mask=None):
-    q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-
-
-def naive_attention(q, k, v, heads):
-    q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    return join_heads(torch.matmul(F.softmax(scores, dim=-1), v))
 
 
 def check():
@@ -146,6 +95,18 @@ def check():
     torch.testing.assert_close(light_conv(x, weight), formula(x, lambda t: F.softmax(weight, dim=-1)))
     torch.testing.assert_close(dynamic_conv(x, generator, heads), generated(x, x))
     torch.testing.assert_close(dynamic_conv_by_tap(x, generator, heads), generated(x, x))
+    taps = torch.randn(channels, width, dtype=torch.float64)
+    torch.testing.assert_close(depthwise_conv(x, taps), formula(x, lambda t: taps))
+    # Taps two tokens apart are those of every other token.
+    dilated = depthwise_conv(x, taps, 2)
+    for first in (0, 1):
+        torch.testing.assert_close(dilated[:, first::2], depthwise_conv(x[:, first::2], taps))
+    gated = F.glu(torch.cat([x, -x], dim=-1))
+    torch.testing.assert_close(gated, x * torch.sigmoid(-x))
+    layer = Layer(channels, 4, functools.partial(torch.randn, dtype=torch.float64))
+    kinds = {name: functools.partial(layer.around, mix) for name, _, mix in layer.mixers()}
+    torch.testing.assert_close(kinds["dynamic, unfolded"](x), kinds["dynamic, by tap"](x))
+    torch.testing.assert_close(kinds["Transformer"](x), kinds["Transformer, q, k and v at once"](x))
     query, value = torch.randn_like(x), torch.randn_like(x)
     depthwise = torch.randn(channels, 1, width, dtype=torch.float64)
     pointwise = torch.randn(channels, channels, dtype=torch.float64)
@@ -245,22 +206,27 @@ def numbers(text):
 class Beside:
     """The medians of `cargo bench` for the sizes that it and this script have in common."""
 
-    TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-
     def __init__(self, path, arguments):
         with open(path) as file:
             figures = [json.loads(line) for line in file]
         self.seconds = {(f["group"], f["benchmark"], f["parameter"]): f["seconds"] for f in figures}
-        small, large = arguments.size == numbers(SIZE), arguments.size == numbers(LARGE)
+        small, large = arguments.size == numbers(SIZE), arguments.large
         self.size = "" if small else "_large" if large else None
         self.device = "" if arguments.device == "cpu" else f"_{arguments.device}"
-        self.dtype, self.length = self.TYPES[arguments.dtype], str(arguments.size[1])
+        self.dtype, self.length = TYPES[arguments.dtype], str(arguments.size[1])
         self.training = arguments.training
 
     def find(self, operator, width):
-        """The seconds of an operator with so many taps, or attention with none; None where it was not measured."""
+        """The seconds of an operator with so many taps, or attention with none; or of a group, a line and its parameter.
+        None where it was not measured."""
         if self.size is None or operator is None:
             return None
+        if isinstance(operator, tuple):
+            group, line, parameter = operator
+            # Where a line does not say its type, it is that of its group.
+            types = {"": "f32", "_large": "bf16"}
+            same = parameter == self.dtype or self.dtype == types[self.size]
+            return self.seconds.get((group + self.device, line, parameter)) if same else None
         if self.training:
             # One type, one width and one size.
             training = ("training_by_length" + self.device, operator, self.length)
@@ -282,10 +248,12 @@ def main():
     parser.add_argument("--widths", type=numbers, default=numbers(WIDTHS), metavar="K,..")
     parser.add_argument("--only", choices=["light"], help="the copy and light convolution, and nothing else")
     parser.add_argument("--training", action="store_true", help="both passes, by autograd")
+    parser.add_argument("--layers", action="store_true", help="norms, linear layers, and layers of encoders")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
     parser.add_argument("--beside", metavar="FILE", help="the figures of cargo bench, as LIGHTSPAN_BENCH_JSON has them")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
+    arguments.large = arguments.size == numbers(LARGE)
     dtype = getattr(torch, arguments.dtype)
     batch, length, channels, heads = arguments.size
     torch.set_num_threads(cores())
@@ -318,7 +286,8 @@ def main():
         except torch.OutOfMemoryError:
             print(f"| {name} | {width} | out of memory | |" + (" | |" if beside else ""), flush=True)
             return
-        line = f"| {name} | {width} | {seconds * 1e3:.3f} | {elements * size / seconds / 1e9:.2f} |"
+        speed = f"{elements * size / seconds / 1e9:.2f}" if elements else "-"
+        line = f"| {name} | {width} | {seconds * 1e3:.3f} | {speed} |"
         ours = beside and beside.find(operator, width)
         if beside:
             line += f" {ours * 1e3:.3f} | {seconds / ours:.2f} |" if ours else " - | - |"
@@ -332,7 +301,7 @@ def main():
                 "benchmark": name,
                 "width": width or None,
                 "seconds": seconds,
-                "bytes": elements * size,
+                "bytes": elements * size if elements else None,
                 "lightspan_seconds": ours or None,
             }
             with open(arguments.json, "a") as file:
@@ -343,6 +312,9 @@ def main():
         return
     # From here on nothing is trained.
     torch.set_grad_enabled(False)
+    if arguments.layers:
+        layers(arguments, tokens, row)
+        return
     row("copy of x", "copy", "", x_and_y, lambda y, x: y.copy_(x), (tokens(), tokens()))
     for width in arguments.widths:
         weight = tokens(heads, width)

@@ -37,8 +37,8 @@ fn main() -> lightspan::Result<()> {
     // One call.
     let tensors = ops::SpanConvTensors {
         x: &x,
-        query: &query,
-        value: &value,
+        query: (&query).into(),
+        value: (&value).into(),
         depthwise: &depthwise,
         pointwise: &pointwise,
         weight: &weight,

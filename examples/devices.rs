@@ -71,6 +71,11 @@ fn cuda(found: &mut Vec<Backend>) -> lightspan::Result<()> {
             Ok(device) => {
                 found.push(Backend::Cuda);
                 println!("cuda: {device}\n  Device::cuda({ordinal})");
+                match device.cuda_gpu().map(lightspan::cuda::Gpu::cublaslt) {
+                    Some(Ok([major, minor, patch])) => println!("  with cuBLASLt {major}.{minor}.{patch}"),
+                    Some(Err(error)) => println!("  without cuBLASLt: {error}"),
+                    None => {}
+                }
             }
             Err(error) => println!("cuda, device {ordinal}: {error}"),
         }

@@ -263,6 +263,15 @@ impl Device {
         Ok(Device { room: Room::Cuda(gpu) })
     }
 
+    /// The same device, on whose new tensors operators make plain products so: see [`cuda::Gpu::with_products`]. Any other kind of
+    /// device stays as it is.
+    pub fn with_products(self, products: cuda::Products) -> Self {
+        match self.room {
+            Room::Cuda(gpu) => Device { room: Room::Cuda(gpu.with_products(products)) },
+            room => Device { room },
+        }
+    }
+
     /// A device that runs the CUDA kernels on the processor and checks every access: slow, and no model of time.
     #[cfg(feature = "emulator")]
     #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]

@@ -65,7 +65,7 @@ fn measure_attention(
         });
     }
     measure(group, line, problem.bytes(), make, |[q, k, v, y]| {
-        ops::attention_into(y, q, k, v, heads, &options)
+        ops::attention_into(y, &*q, &*k, &*v, heads, &options)
     });
     Ok(())
 }

@@ -3,7 +3,6 @@ use lightspan::problem::{DynamicConvProblem, LinearProblem};
 use lightspan::{DType, Device, Result, Tensor, Window, ops};
 
 use crate::light_conv;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::linear;
 use crate::support::{
     CHANNELS, Group, Line, Size, TIME, TOKENS, WIDTH, WIDTHS, measure, measure_copies, noise, tensor,
@@ -124,24 +123,7 @@ fn measure_fused(group: &mut Group<'_>, line: Line, size: Size, window: Window, 
 /// The generating product alone, [C] to [H K] for each token.
 fn measure_product(group: &mut Group<'_>, line: Line, size: Size, width: usize, dtype: DType) -> Result<()> {
     let problem = LinearProblem::new(size.all(), size.channels, size.heads * width, dtype)?;
-    let device = group.device().clone();
-    let weight = tensor(&[problem.outputs(), size.channels], dtype, &device)?;
-    let logits = [size.batch, size.time, problem.outputs()];
-    let make = || -> Result<[Tensor; 2]> {
-        Ok([size.tokens(dtype, &device)?, Tensor::zeros(&logits, dtype, &device)?])
-    };
-    #[cfg(feature = "wgpu")]
-    if let Some(gpu) = device.gpu() {
-        return linear::measure_gpu(group, gpu, line, problem, &weight, None, make);
-    }
-    #[cfg(feature = "cuda")]
-    if let Some(gpu) = device.cuda_gpu() {
-        return linear::measure_cuda(group, gpu, line, problem, &weight, None, make);
-    }
-    measure(group, line, problem.bytes(), make, |[x, y]| {
-        ops::linear_into(y, x, &weight, &Default::default())
-    });
-    Ok(())
+    linear::measure_fused(group, line, problem)
 }
 
 /// The operator in pieces: on the CPU, see [`Unfused`]; by CUDA the generating product into memory, and from there the

@@ -11,7 +11,8 @@ use crate::support::Line;
 pub(crate) const COPY: &str = "copy";
 
 /// What a line is set against, where its group has them for the same parameter: how much longer each takes.
-const BASELINES: [&str; 4] = ["naive attention", "fused attention", "local attention", "unfused"];
+const BASELINES: [&str; 6] =
+    ["naive attention", "fused attention", "local attention", "Transformer", "unfused", "product"];
 
 /// One line of a group.
 struct Figure {

@@ -97,8 +97,8 @@ fn measure_fused(group: &mut Group<'_>, size: Size, window: Window, dtype: DType
     measure(group, line, bytes, make, |[x, query, value, y]| {
         let tensors = ops::SpanConvTensors {
             x,
-            query,
-            value,
+            query: (&*query).into(),
+            value: (&*value).into(),
             depthwise: &depthwise,
             pointwise: &pointwise,
             weight: &weight,

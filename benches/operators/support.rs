@@ -237,6 +237,26 @@ pub(crate) fn measure<T>(
     });
 }
 
+/// Times calls on tensors until the device is done with them: what the host does for a call, and making what it gives, is in
+/// the time.
+pub(crate) fn measure_until_done<T>(
+    group: &mut Group<'_>,
+    line: Line,
+    bytes: u64,
+    make: impl Fn() -> Result<T>,
+    mut run: impl FnMut(&mut T) -> Result<()>,
+) {
+    let device = group.device().clone();
+    rotate(group, (line, bytes), make, |ring, calls| {
+        let begin = Instant::now();
+        for _ in 0..calls {
+            run(ring.next())?;
+        }
+        device.synchronize()?;
+        Ok(begin.elapsed())
+    });
+}
+
 /// Copies of the tokens in f32 and in 16 bits.
 pub(crate) fn measure_copies(group: &mut Group<'_>, size: Size) {
     for dtype in [DType::F32, DType::F16] {

@@ -1,8 +1,9 @@
-//! Embeddings, and the largest numbers of rows: where a model begins, and where a step of its decoding ends.
+//! Embeddings, the largest numbers of rows, and the caches of decoders: where a model begins, where a step of its decoding
+//! ends, and what attention keeps for the next one.
 
 use criterion::Criterion;
 use lightspan::ops::{self, EmbeddingOptions, Positions, TopKOptions};
-use lightspan::problem::{EmbeddingProblem, TopKProblem};
+use lightspan::problem::{AppendProblem, EmbeddingProblem, TopKProblem};
 use lightspan::{DType, Device, Result, Sequences, Tensor, Tokens};
 
 use crate::support::{CHANNELS, Group, LENGTHS, Line, Size, measure, measure_copy, tensor};
@@ -49,6 +50,49 @@ pub(crate) fn top_k_by_rows(criterion: &mut Criterion, device: &Device) -> Resul
         rank(&mut group, Line::new(format!("the {LARGEST} largest"), rows), largest)?;
     }
     group.finish();
+    Ok(())
+}
+
+/// Prompts written into an empty cache that they fill. What a step of decoding writes is next to nothing: for that see the
+/// group `decoding_by_length`.
+pub(crate) fn append_by_length(criterion: &mut Criterion, device: &Device) -> Result<()> {
+    let mut group = Group::new(criterion, "append_by_length", device);
+    for time in LENGTHS {
+        let size = Size::of(time);
+        measure_copy(&mut group, time, size.bytes(DType::F32));
+        append(&mut group, Line::new("append", time), size)?;
+    }
+    group.finish();
+    Ok(())
+}
+
+fn append(group: &mut Group<'_>, line: Line, size: Size) -> Result<()> {
+    let (device, dtype, sequences) = (group.device().clone(), DType::F32, &size.sequences()?);
+    let problem = AppendProblem::new(sequences.shape(), size.channels, size.time, dtype)?;
+    let make = || -> Result<[Tensor; 2]> {
+        Ok([size.tokens(dtype, &device)?, Tensor::zeros(&problem.cache_shape(), dtype, &device)?])
+    };
+    #[cfg(feature = "wgpu")]
+    if let Some(gpu) = device.gpu() {
+        use crate::gpu::{measure, rows};
+        use lightspan::wgpu::{Append, AppendArgs, DeviceSequences};
+        let list = DeviceSequences::new(gpu, sequences)?;
+        let operator = Append::new(gpu, problem).map(|operator| (operator, [0, 0]));
+        return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, cache], _| {
+            operator.bind(AppendArgs { sequences: &list, x: rows(x), cache: rows(cache) })
+        });
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = device.cuda_gpu() {
+        use crate::cuda::{measure, rows, rows_mut};
+        use lightspan::cuda::{Append, AppendArgs, DeviceSequences};
+        let list = DeviceSequences::new(gpu, sequences)?;
+        let operator = Append::new(gpu, problem);
+        return measure(group, gpu, (line, problem.bytes()), operator, make, |operator, [x, cache]| {
+            operator.launch(AppendArgs { sequences: &list, x: rows(x), cache: rows_mut(cache) })
+        });
+    }
+    measure(group, line, problem.bytes(), make, |[x, cache]| ops::append(cache, &*x, sequences));
     Ok(())
 }
 

@@ -3,8 +3,6 @@
 //! On tensors, as they are trained with: times include making the gradients, and on a GPU they are those of the clock on the
 //! wall, until all calls are done.
 
-use std::time::Instant;
-
 use criterion::Criterion;
 use lightspan::ops::{
     self, AttentionBackwardTensors, AttentionKind, AttentionOptions, AttentionWanted, DynamicConvWanted,
@@ -17,7 +15,7 @@ use lightspan::problem::{
 use lightspan::{Backend, DType, Device, Error, Result, Tensor, Window};
 
 use crate::support::{
-    Group, LENGTHS, Line, Size, TIME, WIDTH, WIDTHS, left_out, measure_copy, rotate, tensor,
+    Group, LENGTHS, Line, Size, TIME, WIDTH, WIDTHS, left_out, measure_copy, measure_until_done, tensor,
 };
 
 /// A forward and a backward pass of each operator, with all gradients, on sequences of every length.
@@ -54,14 +52,14 @@ pub(crate) fn light_conv_by_width(criterion: &mut Criterion, device: &Device) ->
         let weight = tensor(&problem.weight_shape(), dtype, device)?;
         let make =
             || -> Result<[Tensor; 2]> { Ok([size.tokens(dtype, device)?, size.tokens(dtype, device)?]) };
-        measure(&mut group, Line::new("forward", width), problem.bytes(), make, |[x, y]| {
+        measure_until_done(&mut group, Line::new("forward", width), problem.bytes(), make, |[x, y]| {
             ops::light_conv_into(y, x, &weight, window, &Default::default())
         });
         let x = LightConvWanted { x: true, ..LightConvWanted::NONE };
         let dweight = LightConvWanted { weight: true, ..LightConvWanted::NONE };
         for (name, wanted) in [("dx", x), ("dweight", dweight)] {
             let bytes = LightConvBackwardProblem::new(problem, wanted)?.bytes();
-            measure(&mut group, Line::new(name, width), bytes, make, |[x, dy]| {
+            measure_until_done(&mut group, Line::new(name, width), bytes, make, |[x, dy]| {
                 ops::light_conv_backward(x, &weight, dy, window, &Default::default(), &wanted).map(drop)
             });
         }
@@ -76,7 +74,7 @@ fn light_conv(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let bytes = problem.bytes() + LightConvBackwardProblem::new(problem, LightConvWanted::ALL)?.bytes();
     let weight = tensor(&problem.weight_shape(), dtype, &device)?;
     let make = || tokens::<3>(size, dtype, &device);
-    measure(group, Line::new("light_conv", size.time), bytes, make, |[x, y, dy]| {
+    measure_until_done(group, Line::new("light_conv", size.time), bytes, make, |[x, y, dy]| {
         ops::light_conv_into(y, x, &weight, window, &Default::default())?;
         let wanted = LightConvWanted::ALL;
         ops::light_conv_backward(x, &weight, dy, window, &Default::default(), &wanted).map(drop)
@@ -90,7 +88,7 @@ fn dynamic_conv(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let bytes = problem.bytes() + DynamicConvBackwardProblem::new(problem, DynamicConvWanted::ALL)?.bytes();
     let weight = tensor(&[problem.logits(), size.channels], dtype, &device)?;
     let make = || tokens::<3>(size, dtype, &device);
-    measure(group, Line::new("dynamic_conv", size.time), bytes, make, |[x, y, dy]| {
+    measure_until_done(group, Line::new("dynamic_conv", size.time), bytes, make, |[x, y, dy]| {
         ops::dynamic_conv_into(y, x, &weight, heads, window, &Default::default())?;
         let wanted = DynamicConvWanted::ALL;
         ops::dynamic_conv_backward(x, &weight, dy, heads, window, &Default::default(), &wanted).map(drop)
@@ -107,11 +105,11 @@ fn span_conv(group: &mut Group<'_>, size: Size, dtype: DType) -> Result<()> {
     let pointwise = tensor(&[channels, channels], dtype, &device)?;
     let weight = tensor(&[heads * WIDTH, channels], dtype, &device)?;
     let make = || tokens::<5>(size, dtype, &device);
-    measure(group, Line::new("span_conv", size.time), bytes, make, |[x, query, value, y, dy]| {
+    measure_until_done(group, Line::new("span_conv", size.time), bytes, make, |[x, query, value, y, dy]| {
         let tensors = SpanConvTensors {
             x,
-            query,
-            value,
+            query: (&*query).into(),
+            value: (&*value).into(),
             depthwise: &depthwise,
             pointwise: &pointwise,
             weight: &weight,
@@ -135,11 +133,20 @@ fn attention(
     let bytes = problem.bytes() + AttentionBackwardProblem::new(problem, AttentionWanted::ALL).bytes();
     let options = AttentionOptions { kind, mask, ..Default::default() };
     let make = || tokens::<5>(size, dtype, &device);
-    measure(group, line, bytes, make, |[q, k, v, y, dy]| {
-        ops::attention_into(y, q, k, v, heads, &options)?;
+    let run = |[q, k, v, y, dy]: &mut [Tensor; 5]| {
+        ops::attention_into(y, &*q, &*k, &*v, heads, &options)?;
         let tensors = AttentionBackwardTensors { q, k, v, y, dy };
         ops::attention_backward(&tensors, heads, &options, &AttentionWanted::ALL).map(drop)
-    });
+    };
+    if kind == AttentionKind::Naive && device.backend() != Backend::Cpu {
+        // Its scores may be more than the device allows: one call says whether they are.
+        let tried = make().and_then(|mut tensors| run(&mut tensors)).and_then(|()| device.synchronize());
+        if let Err(error @ (Error::Limit { .. } | Error::OutOfMemory { .. })) = tried {
+            left_out(&line, error);
+            return Ok(());
+        }
+    }
+    measure_until_done(group, line, bytes, make, run);
     Ok(())
 }
 
@@ -147,31 +154,4 @@ fn attention(
 fn tokens<const N: usize>(size: Size, dtype: DType, device: &Device) -> Result<[Tensor; N]> {
     let made: Result<Vec<Tensor>> = (0..N).map(|_| size.tokens(dtype, device)).collect();
     Ok(made?.try_into().expect("as many as were made"))
-}
-
-/// Times calls until the device is done with them. What needs more than it allows is left out, and said to be.
-fn measure<T>(
-    group: &mut Group<'_>,
-    line: Line,
-    bytes: u64,
-    make: impl Fn() -> Result<T>,
-    mut run: impl FnMut(&mut T) -> Result<()>,
-) {
-    let device = group.device().clone();
-    if device.backend() != Backend::Cpu {
-        // One call says whether the device can do it at all.
-        let tried = make().and_then(|mut tensors| run(&mut tensors)).and_then(|()| device.synchronize());
-        match tried {
-            Err(error @ (Error::Limit { .. } | Error::OutOfMemory { .. })) => return left_out(&line, error),
-            tried => tried.expect("a valid call"),
-        }
-    }
-    rotate(group, (line, bytes), make, |ring, calls| {
-        let begin = Instant::now();
-        for _ in 0..calls {
-            run(ring.next())?;
-        }
-        device.synchronize()?;
-        Ok(begin.elapsed())
-    });
 }

@@ -209,10 +209,11 @@ pub(crate) fn check_against_operators() -> Result<()> {
     unfused.dynamic_conv(&x, &weight, &mut y)?;
     assert_close(&y, &ops::dynamic_conv(&xs, &weights, heads, window, &Default::default())?)?;
 
+    let (queries, values) = (tensor(&query, &of_tokens)?, tensor(&value, &of_tokens)?);
     let tensors = ops::SpanConvTensors {
         x: &xs,
-        query: &tensor(&query, &of_tokens)?,
-        value: &tensor(&value, &of_tokens)?,
+        query: (&queries).into(),
+        value: (&values).into(),
         depthwise: &tensor(&depthwise, &[channels, width])?,
         pointwise: &tensor(&pointwise, &[channels, channels])?,
         weight: &weights,

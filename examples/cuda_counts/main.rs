@@ -66,7 +66,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     let types = [DType::F32, DType::F16, DType::BF16];
     let convolutions: [Count; 6] =
         [light_conv, dynamic_conv, span_key, gradients::dweight, gradients::dlogits, gradients::dx];
-    let bar = ProgressBar::new((types.len() * (args.widths.len() * convolutions.len() + 3)) as u64);
+    let bar = ProgressBar::new((types.len() * (args.widths.len() * convolutions.len() + 5)) as u64);
     for dtype in types {
         for convolution in convolutions {
             for &width in &args.widths {
@@ -74,8 +74,10 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
                 bar.inc(1);
             }
         }
-        table.add_row(linear(&args, dtype, &device)?);
-        bar.inc(1);
+        for products in [Products::One, Products::Three, Products::ThreeAtOnce] {
+            table.add_row(linear(&args, products, dtype, &device)?);
+            bar.inc(1);
+        }
         for kind in [ops::AttentionKind::Naive, ops::AttentionKind::Fused] {
             table.add_row(attention(&args, kind, dtype, &device)?);
             bar.inc(1);
@@ -139,15 +141,31 @@ fn span_key(args: &Args, width: usize, dtype: DType, device: &Device) -> Result<
     Ok(row("span_key", dtype, &width.to_string(), &launches, asked))
 }
 
-/// A linear layer of as many outputs as inputs.
-fn linear(args: &Args, dtype: DType, device: &Device) -> Result<[String; 10]> {
+/// Linear layers of the same tokens.
+#[derive(Clone, Copy)]
+enum Products {
+    One,
+    /// As those to q, k and v.
+    Three,
+    /// The same with their weights in one.
+    ThreeAtOnce,
+}
+
+/// Linear layers of as many outputs as inputs.
+fn linear(args: &Args, products: Products, dtype: DType, device: &Device) -> Result<[String; 10]> {
     let (rows, channels) = (args.batch * args.time, args.channels);
-    let problem = LinearProblem::new(rows, channels, channels, dtype)?;
+    let (name, calls, outputs) = match products {
+        Products::One => ("linear", 1, channels),
+        Products::Three => ("linear, three times", 3, channels),
+        Products::ThreeAtOnce => ("linear, three at once", 1, 3 * channels),
+    };
+    let problem = LinearProblem::new(rows, channels, outputs, dtype)?;
     let x = numbers(&[rows, channels], dtype, device)?;
-    let weight = numbers(&[channels, channels], dtype, device)?;
-    let launches = profiled(device, || ops::linear(&x, &weight, &Default::default()))?;
-    let asked = [problem.flops() / 2, (rows * channels) as u64, problem.bytes()];
-    Ok(row("linear", dtype, "", &launches, asked))
+    let weight = numbers(&[outputs, channels], dtype, device)?;
+    let call = || (0..calls).try_for_each(|_| ops::linear(&x, &weight, &Default::default()).map(drop));
+    let launches = profiled(device, call)?;
+    let asked = [problem.flops() / 2, (rows * outputs) as u64, problem.bytes()].map(|each| calls * each);
+    Ok(row(name, dtype, "", &launches, asked))
 }
 
 /// Attention over whole sequences.

@@ -2,146 +2,124 @@
 //!
 //! ```text
 //! cargo run --release --example race -- --quick
+//! cargo run --release --features models --example race -- --model
 //! ```
 //!
-//! The bytes of a text become token vectors, and light, dynamic and span-based dynamic convolution run over them beside
-//! attention in three forms: naive (all scores in memory), fused, and local, which sees the same tokens as the
-//! convolutions do. Every operator is timed at every length and held to the reference on a sample of tokens.
+//! The first races single operators, the second whole encoders of the pre-trained convolutions of Tay et al. 2021 and of
+//! the Transformer that they were compared with. Both leave a table and a picture, and hold what was computed to the
+//! reference.
 //!
-//! What is timed is one call of the operator, forward, into an output that is there. The kernel generation of
-//! dynamic_conv and span_conv is part of the operator and so of its time; the projections that make q, k and v are not
-//! part of any. On a GPU calls go out one after another and the last is waited for: what the host does for a call
-//! counts where it takes longer than the device. On CUDA calls rotate among tokens that are more than a cache holds.
-//! Elsewhere inputs may be in the cache: at short lengths a time can fall below the floor, which counts memory.
+//! On a GPU calls go out one after another and the last is waited for: what the host does for a call counts where it
+//! takes longer than the device.
 
 mod args;
-mod check;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[path = "../shared/device.rs"]
+mod device;
 #[cfg(feature = "cuda")]
 mod events;
 mod format;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod machine;
-mod operator;
+#[cfg(feature = "models")]
+mod models;
+mod operators;
 mod picture;
-mod plan;
+mod round;
+mod setup;
 #[cfg(feature = "wgpu")]
 mod stopwatch;
 mod table;
+mod terminal;
 mod timing;
-mod tokens;
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
-use lightspan::{Device, Error as Fault, Tensor};
+use lightspan::Device;
 
 use args::Args;
 use machine::Machine;
-use operator::{Operator, Parameters, Track};
-use plan::Plan;
-use table::{Entry, Measurement, Round};
+use picture::Picture;
+use round::Round;
+use setup::Setup;
+use table::Column;
+use terminal::print;
 use timing::Timer;
-use tokens::Embedding;
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// What went wrong, or whether all that was computed is right.
+type Raced = Result<bool>;
 
 fn main() -> ExitCode {
-    let plan = match Plan::new(Args::parse()) {
+    let args = Args::parse();
+    if args.model { race_models(&args) } else { race(operators::Plan::new(&args), operators::run) }
+}
+
+#[cfg(feature = "models")]
+fn race_models(args: &Args) -> ExitCode {
+    race(models::Plan::new(args), models::run)
+}
+
+#[cfg(not(feature = "models"))]
+fn race_models(_: &Args) -> ExitCode {
+    complain(
+        "--model needs the feature models: cargo run --release --features models --example race".into(),
+        2,
+    )
+}
+
+fn race<P>(plan: Result<P>, run: impl FnOnce(&P) -> Raced) -> ExitCode {
+    let plan = match plan {
         Ok(plan) => plan,
-        Err(error) => return complain(&*error, 2),
+        Err(error) => return complain(error, 2),
     };
     match run(&plan) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => complain(&*error, 1),
+        Err(error) => complain(error, 1),
     }
 }
 
-fn complain(error: &dyn Error, status: u8) -> ExitCode {
+fn complain(error: Box<dyn Error>, status: u8) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::from(status)
 }
 
-/// The whole race; whether every operator was right.
-fn run(plan: &Plan) -> Result<bool, Box<dyn Error>> {
-    let timer = Timer::new(&plan.device, plan.budget);
-    let machine = Machine::measure(&plan.device, plan.setting.dtype, &timer)?;
-    print(&format!(
-        "lightspan on {}: {}\n{}, sequences from {}\n\n",
-        plan.device, machine, plan.setting, plan.text.name
-    ))?;
-    if is_software(&plan.device) {
+/// Says where and on what the race is, and what the machine can do at most.
+fn begin(setup: &Setup, setting: &str) -> Result<(Machine, Timer)> {
+    let timer = Timer::new(&setup.device, setup.budget);
+    let machine = Machine::measure(&setup.device, setup.dtype, &timer)?;
+    let (device, text) = (&setup.device, &setup.text.name);
+    print(&format!("lightspan on {device}: {machine}\n{setting}, sequences from {text}\n\n"))?;
+    if is_software(device) {
         print("This adapter is software: its times say nothing of any GPU.\n\n")?;
     }
+    Ok((machine, timer))
+}
 
-    let rounds = measure(plan, &machine, &timer)?;
-    print(&format!("{}\n{}\n", table::render(&rounds), table::notes(&rounds)))?;
-    let title = format!("{}, {}", plan.device, plan.setting);
-    fs::write(&plan.out, picture::draw(&title, &rounds)?)
-        .map_err(|error| format!("cannot write {}: {error}", plan.out.display()))?;
-    print(&format!("picture: {}\n", plan.out.display()))?;
-
+/// Shows what was found, in a table of what `who` says and as a picture.
+fn report(
+    setup: &Setup,
+    rounds: &[Round],
+    (who, columns): (&str, &[Column]),
+    notes: &str,
+    picture: &Picture,
+) -> Raced {
+    print(&format!("{}\n{notes}\n", table::render(rounds, who, columns)))?;
+    fs::write(&setup.out, picture::draw(picture, rounds)?)
+        .map_err(|error| format!("cannot write {}: {error}", setup.out.display()))?;
+    print(&format!("picture: {}\n", setup.out.display()))?;
     let right = rounds.iter().all(Round::is_right);
     if !right {
-        eprintln!("FAILED: an operator is further from the reference than its bound allows");
+        eprintln!("FAILED: an {who} is further from the reference than it may be");
     }
     Ok(right)
-}
-
-fn measure(plan: &Plan, machine: &Machine, timer: &Timer) -> lightspan::Result<Vec<Round>> {
-    let parameters = Parameters::new(&plan.setting, &plan.device)?;
-    let embedding = Embedding::new(plan.setting.channels);
-    let progress = progress(plan.lengths.len() * Operator::ALL.len());
-    let mut rounds = Vec::with_capacity(plan.lengths.len());
-    for &length in &plan.lengths {
-        let x = embedding.embed(&plan.text.bytes, plan.setting.batch, length);
-        let track = || Track::new(&plan.setting, &parameters, &x, length, &plan.device);
-        let tracks = (0..plan.tracks(length)).map(|_| track()).collect::<Result<Vec<_>, _>>()?;
-        let mut round = Round { length, tokens: plan.setting.batch * length, results: Vec::new() };
-        for operator in Operator::ALL {
-            progress.set_message(format!("{operator}, {length} tokens"));
-            let entry = match plan.skips(operator, length) {
-                Some(reason) => Err(reason),
-                None => enter(operator, &tracks, machine, timer)?,
-            };
-            round.results.push((operator, entry));
-            progress.inc(1);
-        }
-        rounds.push(round);
-    }
-    progress.finish_and_clear();
-    Ok(rounds)
-}
-
-/// Times one operator at one length, on one track after another, and checks what it wrote last. One that needs more
-/// than the device has does not run.
-fn enter(
-    operator: Operator,
-    tracks: &[Track<'_>],
-    machine: &Machine,
-    timer: &Timer,
-) -> lightspan::Result<Entry> {
-    let problem = operator.problem(tracks[0].setting, &tracks[0].sequences)?;
-    let zeros = |track: &Track<'_>| Tensor::zeros(track.x.shape(), track.x.dtype(), track.x.device());
-    let mut outputs = tracks.iter().map(zeros).collect::<Result<Vec<_>, _>>()?;
-    let mut lane = 0;
-    let timing = timer.time(|| {
-        lane = (lane + 1) % tracks.len();
-        operator.run(&tracks[lane], &mut outputs[lane])
-    });
-    let seconds = match timing {
-        Ok(timing) => timing.median(),
-        Err(error @ (Fault::Limit { .. } | Fault::OutOfMemory { .. })) => return Ok(Err(error.to_string())),
-        Err(error) => return Err(error),
-    };
-    let floor = machine.floor(problem.flops(), problem.bytes());
-    let error = check::largest_error(&problem, &tracks[lane], &outputs[lane])?;
-    Ok(Ok(Measurement { seconds, floor, error }))
 }
 
 #[cfg(feature = "wgpu")]
@@ -152,19 +130,4 @@ fn is_software(device: &Device) -> bool {
 #[cfg(not(feature = "wgpu"))]
 fn is_software(_: &Device) -> bool {
     false
-}
-
-/// A bar on stderr, hidden where that is not a terminal.
-fn progress(steps: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}");
-    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
-/// Writes to stdout. A reader that has seen enough (`| head`) is not an error.
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
 }

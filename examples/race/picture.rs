@@ -1,12 +1,11 @@
-//! The results as a picture: time against length, both logarithmic.
+//! The results as a picture: time or speed against length, both logarithmic.
 
 use std::error::Error;
 
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::operator::Operator;
-use crate::table::Round;
+use crate::round::{Measurement, Racer, Round};
 
 const SIZE: (u32, u32) = (960, 640);
 /// Pixels of the titles above the chart.
@@ -17,17 +16,30 @@ const FONT: &str = "Helvetica, Arial, sans-serif";
 /// Labels closer than this, as a part of the axis, would run into one another.
 const LABEL_DISTANCE: f64 = 0.06;
 
+/// What is drawn.
+pub(crate) struct Picture {
+    pub(crate) title: &'static str,
+    pub(crate) subtitle: String,
+    /// What the y axis has.
+    pub(crate) what: &'static str,
+    /// Behind the numbers of the y axis.
+    pub(crate) unit: &'static str,
+    pub(crate) value: fn(&Round, &Measurement) -> f64,
+    /// Where the names have room.
+    pub(crate) names: SeriesLabelPosition,
+}
+
 /// The picture as SVG. Convolutions are solid, attention is dashed.
-pub(crate) fn draw(subtitle: &str, rounds: &[Round]) -> Result<String, Box<dyn Error>> {
+pub(crate) fn draw(picture: &Picture, rounds: &[Round]) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
         let (head, body) = root.split_vertically(HEAD);
         let text = |size: u32| (FONT, size).into_font().color(&INK);
-        head.draw_text("Convolution against attention", &text(26), (24, 20))?;
-        head.draw_text(subtitle, &text(16), (24, 54))?;
-        chart(&body, rounds)?;
+        head.draw_text(picture.title, &text(26), (24, 20))?;
+        head.draw_text(&picture.subtitle, &text(16), (24, 54))?;
+        chart(&body, picture, rounds)?;
         root.present()?;
     }
     Ok(svg)
@@ -35,13 +47,15 @@ pub(crate) fn draw(subtitle: &str, rounds: &[Round]) -> Result<String, Box<dyn E
 
 fn chart(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    picture: &Picture,
     rounds: &[Round],
 ) -> Result<(), Box<dyn Error>> {
     let lengths: Vec<f64> = rounds.iter().map(|round| round.length as f64).collect();
-    let times =
-        rounds.iter().flat_map(|round| round.results.iter().filter_map(|(_, entry)| entry.as_ref().ok()));
+    let racers: Vec<Racer> =
+        rounds.first().map_or(vec![], |round| round.results.iter().map(|(racer, _)| *racer).collect());
+    let lines: Vec<Vec<(f64, f64)>> = racers.iter().map(|racer| line(picture, rounds, *racer)).collect();
     let x = padded(lengths.iter().copied(), 1.15);
-    let y = whole_decade(padded(times.map(|result| 1e3 * result.seconds), 1.6));
+    let y = whole_decade(padded(lines.iter().flatten().map(|(_, y)| *y), 1.6));
 
     let mut chart = ChartBuilder::on(area)
         .margin_left(20)
@@ -62,36 +76,33 @@ fn chart(
         .label_style(label.clone())
         .axis_desc_style(label.clone())
         .x_desc("sequence length, tokens")
-        .y_desc("time of a call")
+        .y_desc(picture.what)
         .x_label_formatter(&|length| length.to_string())
-        .y_label_formatter(&|time| format!("{time} ms"))
+        .y_label_formatter(&|value| format!("{value}{}", picture.unit))
         .draw()?;
 
-    for operator in Operator::ALL {
-        let points: Vec<(f64, f64)> = rounds
-            .iter()
-            .filter_map(|round| Some((round.length as f64, 1e3 * round.seconds(operator)?)))
-            .collect();
-        let colour = colour(operator);
+    for (racer, points) in racers.into_iter().zip(lines) {
+        let (red, green, blue) = racer.colour;
+        let colour = RGBColor(red, green, blue);
         let stroke = colour.stroke_width(3);
         let sample = |(x, y): (i32, i32)| [(x, y), (x + 34, y)];
-        if operator.is_convolution() {
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), stroke))?
-                .label(operator.to_string())
-                .legend(move |at| PathElement::new(sample(at), stroke));
-        } else {
+        if racer.dashed {
             let dashed = DashedLineSeries::new(points.clone(), 9, 6, stroke);
             chart
                 .draw_series(dashed)?
-                .label(operator.to_string())
+                .label(racer.name)
                 .legend(move |at| DashedPathElement::new(sample(at), 9, 6, stroke));
+        } else {
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), stroke))?
+                .label(racer.name)
+                .legend(move |at| PathElement::new(sample(at), stroke));
         }
         chart.draw_series(points.into_iter().map(|point| Circle::new(point, 4, colour.filled())))?;
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(picture.names.clone())
         .margin(16)
         .legend_area_size(44)
         .label_font(label)
@@ -101,16 +112,13 @@ fn chart(
     Ok(())
 }
 
-/// Colours that the colour-blind can tell apart too (Okabe and Ito 2008).
-fn colour(operator: Operator) -> RGBColor {
-    match operator {
-        Operator::LightConv => RGBColor(0, 158, 115),
-        Operator::DynamicConv => RGBColor(0, 114, 178),
-        Operator::SpanConv => RGBColor(86, 180, 233),
-        Operator::NaiveAttention => RGBColor(110, 110, 110),
-        Operator::FusedAttention => RGBColor(213, 94, 0),
-        Operator::LocalAttention => RGBColor(230, 159, 0),
-    }
+/// What a racer reached at each length.
+fn line(picture: &Picture, rounds: &[Round], racer: Racer) -> Vec<(f64, f64)> {
+    let point = |round: &Round| {
+        let result = round.measurement(racer)?;
+        Some((round.length as f64, (picture.value)(round, result)))
+    };
+    rounds.iter().filter_map(point).collect()
 }
 
 /// From the smallest to the largest, and a factor more on both sides.
@@ -148,9 +156,29 @@ fn spaced(lengths: &[f64], (low, high): (f64, f64)) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::round::tests::{NONE, OTHER, round};
 
     #[test]
-    fn time_axes_have_two_labels() {
+    fn all_that_ran_is_drawn() {
+        let picture = Picture {
+            title: "Title",
+            subtitle: "a device".to_owned(),
+            what: "speed",
+            unit: " ms",
+            value: |_, result| 1e3 * result.seconds,
+            names: SeriesLabelPosition::UpperLeft,
+        };
+        let rounds = [round(0.5), Round { length: 128, ..round(0.5) }];
+        assert_eq!(line(&picture, &rounds, OTHER), [(64.0, 4.0), (128.0, 4.0)]);
+        assert_eq!(line(&picture, &rounds, NONE), []);
+        let svg = draw(&picture, &rounds).unwrap();
+        for text in ["Title", "a device", "speed", "1 ms", "10 ms", "one", "other", "128"] {
+            assert!(svg.contains(text), "no {text:?} in {svg}");
+        }
+    }
+
+    #[test]
+    fn axes_have_two_labels() {
         assert_eq!(powers_of_ten((0.05, 300.0)), [0.1, 1.0, 10.0, 100.0]);
         assert_eq!(powers_of_ten((0.05, 300.0))[0].to_string(), "0.1");
         assert_eq!(whole_decade((0.05, 300.0)), (0.05, 300.0));

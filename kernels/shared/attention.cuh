@@ -32,7 +32,9 @@ struct Attention {
     unsigned k_unit;
     unsigned v_unit;
     unsigned y_unit;
-    unsigned unused;
+    // Where the first query of a sequence stands among its keys: 0, so that the last stands at the last, padding included; 1,
+    // after as many as tokens had gone by before the queries; 2, as many before them as had gone by before the keys.
+    unsigned alignment;
 };
 
 // Keys, counted in their sequence.
@@ -76,7 +78,12 @@ __device__ inline Work work_on(const Attention& attention, const Tile& tile, con
     work.first_query = tile.sequence.first + unsigned(tile.start);
     work.rows = max(min(tile.sequence.room - tile.start, tokens), 0);
     work.queries = max(min(tile.sequence.length - tile.start, tokens), 0);
-    work.position = tile.start + keys.room - tile.sequence.room;
+    work.position = tile.start;
+    if (attention.alignment == 0) {
+        work.position += keys.room - tile.sequence.room;
+    } else {
+        work.position += attention.alignment == 1 ? tile.sequence.past : -keys.past;
+    }
     work.first_key = keys.first;
     work.keys = keys.length;
     work.seen = Seen{0, 0};

@@ -35,7 +35,9 @@ struct Attention {
     other_queries_stride: u32,
     other_keys_offset: u32,
     other_keys_stride: u32,
-    unused: u32,
+    // Where the first query of a sequence stands among its keys: 0, so that the last stands at the last, padding included; 1,
+    // after as many as tokens had gone by before the queries; 2, as many before them as had gone by before the keys.
+    alignment: u32,
 }
 
 struct Params {
@@ -83,7 +85,18 @@ fn seen_by(work: Work, row: u32) -> vec2<u32> {
     if position >= work.tile.sequence.length {
         return vec2<u32>(0u, 0u);
     }
-    let at = i32(position) + i32(work.keys.room) - i32(work.tile.sequence.room);
+    var at = i32(position);
+    switch params.attention.alignment {
+        case 0u: {
+            at += i32(work.keys.room) - i32(work.tile.sequence.room);
+        }
+        case 1u: {
+            at += i32(work.tile.sequence.past);
+        }
+        default: {
+            at -= i32(work.keys.past);
+        }
+    }
     let length = i32(work.keys.length);
     let first = clamp(at - i32(params.attention.left), 0, length);
     let end = clamp(at + i32(params.attention.right) + 1, 0, length);

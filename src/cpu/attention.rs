@@ -8,7 +8,7 @@ use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
 use crate::cpu::{Rows, RowsMut};
 use crate::problem::{AttentionKind, AttentionProblem};
-use crate::{Result, Sequence, Sequences};
+use crate::{Result, Sequences};
 
 /// Attention, prepared: see [`AttentionProblem`].
 #[derive(Clone, Debug)]
@@ -97,12 +97,6 @@ struct Call<'a> {
     k: Source<'a>,
     v: Source<'a>,
     y: Sink<'a>,
-}
-
-/// The keys that query `t` of a sequence sees.
-fn seen(problem: &AttentionProblem, queries: Sequence, keys: Sequence, t: usize) -> std::ops::Range<usize> {
-    let room = |s: Sequence| (s.length + s.padding) as isize;
-    problem.mask().keys(t as isize + room(keys) - room(queries), keys.length)
 }
 
 /// Whether `rows` rows of `columns` numbers, `stride` apart, are all finite.

@@ -36,6 +36,15 @@ impl<'a> Elements<'a> {
         }
     }
 
+    /// Those from the `first` on, of at least so many.
+    pub(crate) fn after(self, first: usize) -> Self {
+        match self {
+            Elements::F32(slice) => Elements::F32(&slice[first..]),
+            Elements::F16(slice) => Elements::F16(&slice[first..]),
+            Elements::BF16(slice) => Elements::BF16(&slice[first..]),
+        }
+    }
+
     /// How many there are.
     pub fn len(self) -> usize {
         match self {

@@ -14,6 +14,7 @@ use crate::cuda::limits::Limits;
 use crate::cuda::plan::{Launch, Place, TileParams, count, unit};
 use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::traffic::{SECTOR, Traffic};
+use crate::gpu::attention::{check_lengths, check_past, reach};
 use crate::gpu::{Tiles, listed, within};
 use crate::problem::{AttentionKind, AttentionProblem};
 use crate::{Layout, Result, Sequence, SequenceShape, Sequences, Window};
@@ -112,6 +113,7 @@ impl Attention {
         let AttentionArgs { queries, keys, q, k, v, y } = args;
         problem.queries().check(queries.shape())?;
         problem.keys().check(keys.shape())?;
+        check_past(problem, queries.furthest())?;
         let binder = Binder { gpu: &self.gpu };
         let [query_list, key_list] = [binder.list(queries)?, binder.list(keys)?];
         let (dtype, channels) = (problem.dtype(), problem.channels());
@@ -189,9 +191,6 @@ pub(crate) fn plan(
     }
 }
 
-/// As far as any sequence goes.
-const FAR: usize = 1 << 30;
-
 /// The structure `Attention` of `kernels/shared/attention.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -213,16 +212,12 @@ struct Params {
     k_unit: u32,
     v_unit: u32,
     y_unit: u32,
-    unused: u32,
+    alignment: u32,
 }
 
 /// Tiles of so many queries of a head, each divided into parts.
 fn tiles(problem: &AttentionProblem, listed: bool, queries: usize, parts: usize) -> Result<Tiles> {
-    for (what, shape) in
-        [("queries of a sequence of", problem.queries()), ("keys of a sequence of", problem.keys())]
-    {
-        within(what, "the call", shape.longest() as u64, FAR as u64 - 1)?;
-    }
+    check_lengths(problem)?;
     // Kernels count rows in 32 bits.
     within("tokens of", "the call", problem.keys().tokens() as u64, u32::MAX.into())?;
     let columns = problem.heads().saturating_mul(parts);
@@ -239,7 +234,6 @@ impl Params {
         parts: usize,
     ) -> Result<Self> {
         let (dtype, mask, d) = (problem.dtype(), problem.mask(), problem.head_channels());
-        let far = |side: Option<usize>| side.map_or(FAR, |tokens| tokens.min(FAR)) as u32;
         let keys_time = match problem.keys().layout() {
             Layout::Batch { time } | Layout::Padded { time } => time,
             Layout::Packed => 0,
@@ -260,14 +254,14 @@ impl Params {
             keys_listed: contents.listed[1].into(),
             head_channels: count("q", d)?,
             scale: scale.to_bits(),
-            left: far(mask.left()),
-            right: far(mask.right()),
+            left: reach(mask.left()) as u32,
+            right: reach(mask.right()) as u32,
             parts: count("q", parts)?,
             q_unit: unit(places.q),
             k_unit: unit(places.k),
             v_unit: unit(places.v),
             y_unit: unit(places.y),
-            unused: 0,
+            alignment: problem.alignment_number(false),
         })
     }
 }
@@ -289,12 +283,10 @@ struct Tile {
 fn tiles_of(problem: &AttentionProblem, tiles: &Tiles, queries: &Sequences, keys: &Sequences) -> Vec<Tile> {
     let mut all = vec![];
     for (&sequence, &keys) in queries.as_slice().iter().zip(keys.as_slice()) {
-        let room = |s: Sequence| (s.length + s.padding) as isize;
         for start in (0..sequence.length + sequence.padding).step_by(tiles.span) {
             let end = start + tiles.span;
-            let each: Vec<_> = (start..end.min(sequence.length))
-                .map(|t| problem.mask().keys(t as isize + room(keys) - room(sequence), keys.length))
-                .collect();
+            let each: Vec<_> =
+                (start..end.min(sequence.length)).map(|t| problem.seen(sequence, keys, t)).collect();
             let seen = match (each.first(), each.last()) {
                 (Some(first), Some(last)) if first.start < last.end => first.start..last.end,
                 _ => 0..0,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ::cudarc::driver::CudaStream;
 
-pub(crate) use cuda::Cuda;
+pub(crate) use cuda::{Cuda, Operands, Product};
 #[cfg(feature = "emulator")]
 pub(crate) use emulator::Emulator;
 #[cfg(feature = "emulator")]

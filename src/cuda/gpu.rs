@@ -10,6 +10,7 @@ use crate::cuda::driver::{Cuda, Driver, Kernel, Memory, Queue};
 use crate::cuda::driver::{Emulator, LaunchProfile};
 use crate::cuda::limits::Limits;
 use crate::cuda::plan::Launch;
+use crate::cuda::products::Products;
 use crate::cuda::sequences::DeviceSequences;
 use crate::gpu::{Uploads, lock, within};
 use crate::{DType, Result, Sequences};
@@ -17,7 +18,10 @@ use crate::{DType, Result, Sequences};
 /// A CUDA device and the stream that its work goes to, with the kernels that were loaded. Cheap to clone; clones are the
 /// same.
 #[derive(Clone)]
-pub struct Gpu(Arc<Inner>);
+pub struct Gpu {
+    inner: Arc<Inner>,
+    products: Products,
+}
 
 struct Inner {
     driver: Room,
@@ -38,7 +42,8 @@ enum Room {
 
 impl Gpu {
     fn of(driver: Room) -> Self {
-        Gpu(Arc::new(Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() }))
+        let inner = Inner { driver, kernels: Mutex::default(), sequences: Uploads::default() };
+        Gpu { inner: Arc::new(inner), products: Products::by_environment() }
     }
 
     /// How many devices the driver has, of any age.
@@ -77,8 +82,11 @@ impl Gpu {
     ///
     /// [`Error::Device`](crate::Error::Device) where the stream is of another context, or the device is emulated.
     pub fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
-        match &self.0.driver {
-            Room::Cuda(cuda) => cuda.on(stream).map(Room::Cuda).map(Gpu::of),
+        match &self.inner.driver {
+            Room::Cuda(cuda) => {
+                let other = cuda.on(stream).map(Room::Cuda).map(Gpu::of)?;
+                Ok(other.with_products(self.products))
+            }
             #[cfg(feature = "emulator")]
             Room::Emulated(_) => {
                 let (expected, got) = (self.name().to_owned(), "a stream of a GPU".to_owned());
@@ -102,9 +110,45 @@ impl Gpu {
         Gpu::of(Room::Emulated(Emulator::new(limits)))
     }
 
+    /// The same device and stream, where operators that are prepared from now on have plain products made so. Without, it is
+    /// [`Products::CublasLt`], or [`Products::Own`] where the environment variable `LIGHTSPAN_CUBLASLT` is `0`.
+    pub fn with_products(self, products: Products) -> Self {
+        Gpu { products, ..self }
+    }
+
+    /// How plain products are to be made.
+    pub fn products(&self) -> Products {
+        self.products
+    }
+
+    /// The version of the library cuBLASLt that is there for products: major, minor, patch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where there is none, it is of a version that is not known, or it does not
+    /// run on this device: it says what was looked for.
+    pub fn cublaslt(&self) -> Result<[u32; 3]> {
+        match &self.inner.driver {
+            Room::Cuda(cuda) => cuda.cublaslt_version(),
+            #[cfg(feature = "emulator")]
+            Room::Emulated(_) => {
+                let reason = "an emulated device runs no kernels but those of this crate".to_owned();
+                Err(crate::Error::Unavailable { backend: "cuda", reason })
+            }
+        }
+    }
+
+    /// The driver, where it is a real one and plain products are to be made by cuBLASLt.
+    pub(crate) fn for_products(&self) -> Option<&Cuda> {
+        match (&self.inner.driver, self.products) {
+            (Room::Cuda(cuda), Products::CublasLt) => Some(cuda),
+            _ => None,
+        }
+    }
+
     /// Whether it is an emulated one.
     pub fn is_emulated(&self) -> bool {
-        match &self.0.driver {
+        match &self.inner.driver {
             Room::Cuda(_) => false,
             #[cfg(feature = "emulator")]
             Room::Emulated(_) => true,
@@ -115,7 +159,7 @@ impl Gpu {
     /// in no order with what is started in another. Use such a `Gpu`, and [`DeviceSequences`] that were made on it, in one
     /// thread, or synchronise between them. ([`Gpu::on`] makes one for each thread, and loads nothing again.)
     pub fn is_per_thread(&self) -> bool {
-        match &self.0.driver {
+        match &self.inner.driver {
             Room::Cuda(cuda) => cuda.is_per_thread(),
             #[cfg(feature = "emulator")]
             Room::Emulated(_) => false,
@@ -154,7 +198,7 @@ impl Gpu {
     #[cfg(feature = "emulator")]
     #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
     pub fn start_profile(&self) {
-        if let Room::Emulated(emulator) = &self.0.driver {
+        if let Room::Emulated(emulator) = &self.inner.driver {
             emulator.start_profile();
         }
     }
@@ -163,14 +207,14 @@ impl Gpu {
     #[cfg(feature = "emulator")]
     #[cfg_attr(docsrs, doc(cfg(feature = "emulator")))]
     pub fn take_profile(&self) -> Vec<LaunchProfile> {
-        match &self.0.driver {
+        match &self.inner.driver {
             Room::Cuda(_) => vec![],
             Room::Emulated(emulator) => emulator.take_profile(),
         }
     }
 
     fn driver(&self) -> &dyn Driver {
-        match &self.0.driver {
+        match &self.inner.driver {
             Room::Cuda(cuda) => cuda,
             #[cfg(feature = "emulator")]
             Room::Emulated(emulator) => emulator,
@@ -216,11 +260,11 @@ impl Gpu {
     /// The kernel of a launch, loaded once.
     pub(crate) fn kernel(&self, launch: &Launch) -> Result<Arc<dyn Kernel>> {
         let key = (launch.module.name, launch.entry);
-        if let Some(kernel) = lock(&self.0.kernels).get(&key) {
+        if let Some(kernel) = lock(&self.inner.kernels).get(&key) {
             return Ok(kernel.clone());
         }
         let kernel = self.driver().kernel(launch)?;
-        Ok(lock(&self.0.kernels).entry(key).insert_entry(kernel).get().clone())
+        Ok(lock(&self.inner.kernels).entry(key).insert_entry(kernel).get().clone())
     }
 
     /// The sequences in the device's memory, uploaded if they are new: kept for as long as someone has the sequences.
@@ -229,13 +273,13 @@ impl Gpu {
     ///
     /// As [`DeviceSequences::new`].
     pub fn sequences(&self, sequences: &Sequences) -> Result<DeviceSequences> {
-        self.0.sequences.of(sequences, || DeviceSequences::new(self, sequences))
+        self.inner.sequences.of(sequences, || DeviceSequences::new(self, sequences))
     }
 }
 
 impl PartialEq for Gpu {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 }
 

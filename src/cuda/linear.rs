@@ -1,4 +1,5 @@
 mod backward;
+pub(crate) mod cublaslt;
 mod mma;
 mod multiply_add;
 pub(crate) mod product;
@@ -12,6 +13,7 @@ use crate::cuda::call::{Binder, Elements, Rows, RowsMut};
 use crate::cuda::gpu::Gpu;
 use crate::cuda::limits::Limits;
 use crate::cuda::plan::{Launch, Place, unit};
+use crate::cuda::products::Products;
 use crate::cuda::traffic::{SECTOR, Traffic};
 use crate::problem::{Activation, LinearProblem};
 use crate::{DType, Result};
@@ -21,6 +23,7 @@ use crate::{DType, Result};
 pub struct Linear {
     gpu: Gpu,
     problem: LinearProblem,
+    by: Products,
 }
 
 /// What [`Linear::launch`] reads and writes.
@@ -39,18 +42,26 @@ pub struct LinearArgs<'a> {
 }
 
 impl Linear {
-    /// Plans the call and loads its kernel.
+    /// Plans the call and loads its kernel. The first plain product of a [`Gpu`] by [cuBLASLt](Products::CublasLt) allocates that
+    /// library's workspace, which stays: 4 MiB, or 32 from Hopper on.
     ///
     /// # Errors
     ///
     /// [`Error::Limit`](crate::Error::Limit) where the device allows less than the problem needs, and errors of the
-    /// driver.
+    /// driver and of the library.
     pub fn new(gpu: &Gpu, problem: LinearProblem) -> Result<Self> {
         let places = Places::contiguous(&problem);
         if let Some(launch) = plan(&problem, &places, Types::of(&problem), gpu.limits())? {
             gpu.kernel(&launch)?;
         }
-        Ok(Linear { gpu: gpu.clone(), problem })
+        let by = cublaslt::prepare(gpu, &problem)?;
+        Ok(Linear { gpu: gpu.clone(), problem, by })
+    }
+
+    /// Whose kernels make it. Where that is cuBLASLt, a call whose memory is not aligned to 16 bytes, or has gaps between its
+    /// rows, may still be one of ours: as the library has it.
+    pub fn by(&self) -> Products {
+        self.by
     }
 
     /// The problem it was made for.
@@ -58,7 +69,8 @@ impl Linear {
         &self.problem
     }
 
-    /// What a call reads and writes, as its plan predicts it: matrices whose rows all begin on a sector.
+    /// What a call by our kernels reads and writes, as its plan predicts it: matrices whose rows all begin on a sector. Of those of
+    /// cuBLASLt nothing is known.
     pub fn traffic(&self) -> Traffic {
         traffic(&self.problem, Types::of(&self.problem), self.gpu.limits())
     }
@@ -84,6 +96,14 @@ impl Linear {
         let y = binder.rows_mut("y", args.y, dtype, [rows, outputs])?;
         let weight_place = Place { stride: width, ..weight.place };
         let places = Places { x: x.place, weight: weight_place, residual: residual.place, y: y.place };
+        if self.by == Products::CublasLt {
+            // SAFETY: the memory of all tensors is checked to have room for their rows, and held until the end of this function;
+            // by its lifetime nobody else writes what is bound to be read, or touches what is bound to be written.
+            let launched = unsafe { cublaslt::launch(&self.gpu, problem, &places, bias.place.address) }?;
+            if launched {
+                return Ok(());
+            }
+        }
         let launch = plan(problem, &places, Types::of(problem), self.gpu.limits())?;
         launch.map_or(Ok(()), |launch| binder.launch(&launch, [&x, &weight, &bias, &residual, &y]))
     }

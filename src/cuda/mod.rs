@@ -14,6 +14,11 @@
 //! addresses, and nothing alive: the memory, the [`DeviceSequences`], the operator and its [`Gpu`] have to outlive it, which
 //! is yours to see to, as is the order of streams once tracking is off.
 //!
+//! Where NVIDIA's library cuBLASLt can be loaded, it makes the plain products of a [`Linear`]: see [`Products`]. It loads its
+//! kernels with their first call, not when an operator is prepared. Calls of one [`Gpu`] share a workspace, in the order of its
+//! stream: a graph that such calls were captured into may run on another stream, but not beside them, nor beside another such
+//! graph.
+//!
 //! Memory may begin at any element ([`Elements::at`]) and have any token stride ([`Rows::strided`]). Where rows are
 //! aligned to 16 bytes, they are read and written by so much at a time.
 //!
@@ -35,6 +40,7 @@ mod linear;
 mod modules;
 mod norm;
 mod plan;
+mod products;
 mod rows;
 mod sequences;
 mod span_conv;
@@ -63,6 +69,7 @@ pub use light_conv::{LightConv, LightConvArgs, LightConvBackward, LightConvBackw
 pub use limits::Limits;
 pub use linear::{Linear, LinearArgs, LinearBackward, LinearBackwardArgs};
 pub use norm::{Norm, NormArgs};
+pub use products::Products;
 pub use sequences::DeviceSequences;
 pub use span_conv::{SpanConv, SpanConvArgs, SpanConvBackward, SpanConvBackwardArgs};
 pub use span_key::{SpanKey, SpanKeyArgs, SpanKeyBackward, SpanKeyBackwardArgs};

@@ -4,6 +4,7 @@ mod backward_plans;
 #[cfg(feature = "emulator")]
 mod backward_products;
 mod convolutions;
+mod cublaslt;
 #[cfg(feature = "emulator")]
 mod products;
 mod tables;

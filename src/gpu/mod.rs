@@ -1,6 +1,7 @@
 //! What the rooms of GPUs have in common: how sizes are counted, how tokens are divided among groups of threads, and how
 //! sequences lie in a device's memory.
 
+pub(crate) mod attention;
 mod sequences;
 mod tiles;
 

@@ -22,7 +22,7 @@ pub(crate) fn from_json<C: DeserializeOwned>(file: impl fmt::Display, json: &[u8
 }
 
 /// The configuration and the weights of a model's folder: `config.json` and `model.safetensors`.
-pub(crate) fn open<'a, C: DeserializeOwned>(
+fn open<'a, C: DeserializeOwned>(
     folder: &Path,
     device: &Device,
     options: LoadOptions<'a>,
@@ -32,6 +32,18 @@ pub(crate) fn open<'a, C: DeserializeOwned>(
         .map_err(|error| Error::File { file: path.display().to_string(), reason: error.to_string() })?;
     let config = from_json(path.display(), &json)?;
     Ok((config, Weights::open(folder.join("model.safetensors"), device, options)?))
+}
+
+/// What `model` makes of both, with the configuration.
+pub(crate) fn load<C: DeserializeOwned, M>(
+    folder: &Path,
+    device: &Device,
+    options: LoadOptions<'_>,
+    model: impl FnOnce(&C, &Weights<'_>) -> Result<M>,
+) -> Result<(C, M)> {
+    let (config, weights) = open(folder, device, options)?;
+    let model = model(&config, &weights)?;
+    Ok((config, model))
 }
 
 /// An error unless a size is one that a model can have.

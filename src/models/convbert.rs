@@ -50,11 +50,12 @@ impl ConvBert {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(ConvBertConfig, Self)> {
-        let (config, weights) = json::open::<ConvBertConfig>(folder.as_ref(), device, options)?;
-        let inside = layers::inside(&weights);
-        let model = ConvBert::new(&config, &inside)?;
-        inside.finish()?;
-        Ok((config, model))
+        json::load(folder.as_ref(), device, options, |config, weights| {
+            let inside = layers::inside(weights);
+            let model = ConvBert::new(config, &inside)?;
+            inside.finish()?;
+            Ok(model)
+        })
     }
 
     /// What the last layer gives, `[.., C]`. Tokens without types are all of type 0.

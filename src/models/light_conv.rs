@@ -42,8 +42,11 @@ pub struct LightConvConfig {
     /// `lightconv`, or `lightconv_lm` for a language model, which has no encoder.
     #[serde(default = "seq2seq")]
     pub model: String,
-    /// V, of both sides.
+    /// V, of both sides if `source_vocab_size` does not say otherwise.
     pub vocab_size: usize,
+    /// V of the encoder, where its tokens are of another dictionary than the decoder's.
+    #[serde(default)]
+    pub source_vocab_size: Option<usize>,
     /// Channels of a token between layers.
     pub embed_dim: usize,
     /// Channels of a token in a convolution; `embed_dim` by default.
@@ -93,6 +96,9 @@ pub struct LightConvConfig {
     pub layer_norm_eps: f32,
 }
 
+/// The table of tokens, of either side.
+const TABLE: &str = "embed_tokens.weight";
+
 fn seq2seq() -> String {
     "lightconv".to_owned()
 }
@@ -123,6 +129,7 @@ impl LightConvConfig {
         LightConvConfig {
             model: seq2seq(),
             vocab_size,
+            source_vocab_size: None,
             embed_dim: 512,
             conv_dim: None,
             ffn_embed_dim: 2048,
@@ -174,9 +181,7 @@ impl LightConvConfig {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(Self, Seq2Seq)> {
-        let (config, weights) = config::open::<Self>(folder.as_ref(), device, options)?;
-        let model = config.seq2seq(&weights)?;
-        Ok((config, model))
+        config::load(folder.as_ref(), device, options, Self::seq2seq)
     }
 
     /// The same for a language model.
@@ -189,9 +194,7 @@ impl LightConvConfig {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(Self, LanguageModel)> {
-        let (config, weights) = config::open::<Self>(folder.as_ref(), device, options)?;
-        let model = config.language_model(&weights)?;
-        Ok((config, model))
+        config::load(folder.as_ref(), device, options, Self::language_model)
     }
 
     /// The sequence-to-sequence model of these weights.
@@ -202,12 +205,12 @@ impl LightConvConfig {
     pub fn seq2seq(&self, weights: &Weights<'_>) -> Result<Seq2Seq> {
         self.check("lightconv")?;
         let (encoder, decoder) = (weights.at("encoder"), weights.at("decoder"));
-        let target = self.table(&decoder)?;
+        let target = self.table(&decoder, self.vocab_size)?;
         let source = if self.share_all_embeddings {
-            encoder.pass_over("embed_tokens.weight");
+            self.tied((&encoder, TABLE), &decoder, "share_all_embeddings")?;
             target.clone()
         } else {
-            self.table(&encoder)?
+            self.table(&encoder, self.source_vocab())?
         };
         let model = Seq2Seq {
             source: self.embeddings(source, &encoder)?,
@@ -228,7 +231,7 @@ impl LightConvConfig {
     pub fn language_model(&self, weights: &Weights<'_>) -> Result<LanguageModel> {
         self.check("lightconv_lm")?;
         let decoder = weights.at("decoder");
-        let table = self.table(&decoder)?;
+        let table = self.table(&decoder, self.vocab_size)?;
         let model = LanguageModel {
             embeddings: self.embeddings(table.clone(), &decoder)?,
             decoder: self.stack(true)?.decoder(&decoder, false)?,
@@ -246,16 +249,19 @@ impl LightConvConfig {
     pub fn parameters(&self) -> Result<usize> {
         let cross = !self.is_language_model();
         self.check(&self.model)?;
-        let table = self.vocab_size * self.embed_dim;
-        let mut tables = 1;
-        tables += usize::from(cross && !self.share_all_embeddings);
-        tables += usize::from(!self.share_decoder_input_output_embed);
+        let mut rows = self.vocab_size;
+        if cross && !self.share_all_embeddings {
+            rows += self.source_vocab();
+        }
+        if !self.share_decoder_input_output_embed {
+            rows += self.vocab_size;
+        }
         let positions = match self.positions {
             PositionKind::Learned => self.position_rows() * self.embed_dim * if cross { 2 } else { 1 },
             _ => 0,
         };
         let encoder = if cross { self.stack(false)?.parameters(false) } else { 0 };
-        Ok(table * tables + positions + encoder + self.stack(true)?.parameters(cross))
+        Ok(rows * self.embed_dim + positions + encoder + self.stack(true)?.parameters(cross))
     }
 
     fn is_language_model(&self) -> bool {
@@ -267,6 +273,12 @@ impl LightConvConfig {
             return Err(refused("model", "lightconv, or lightconv_lm for a language model", &self.model));
         }
         size("vocab_size", self.vocab_size)?;
+        let source = self.source_vocab();
+        size("source_vocab_size", source)?;
+        if source != self.vocab_size && (self.share_all_embeddings || self.is_language_model()) {
+            let expected = format!("vocab_size, {}: there is one table", self.vocab_size);
+            return Err(refused("source_vocab_size", expected, source));
+        }
         size("embed_dim", self.embed_dim)?;
         size("ffn_embed_dim", self.ffn_embed_dim)?;
         size("max_positions", self.max_positions)?;
@@ -279,14 +291,19 @@ impl LightConvConfig {
         }
         let tokens = [("padding_index", self.padding_index), ("eos_index", self.eos_index)];
         for (key, got) in tokens {
-            if got >= self.vocab_size {
-                return Err(refused(key, format!("less than vocab_size, {}", self.vocab_size), got));
+            if got >= self.vocab_size.min(source) {
+                let expected = format!("less than vocab_size, {}", self.vocab_size.min(source));
+                return Err(refused(key, expected, got));
             }
         }
         if self.encoder_kernel_widths.len().max(self.decoder_kernel_widths.len()) > LARGEST {
             return Err(refused("kernel_widths", format!("at most {LARGEST}"), "more"));
         }
         Ok(())
+    }
+
+    fn source_vocab(&self) -> usize {
+        self.source_vocab_size.unwrap_or(self.vocab_size)
     }
 
     fn conv_channels(&self) -> usize {
@@ -320,8 +337,18 @@ impl LightConvConfig {
         })
     }
 
-    fn table(&self, side: &Weights<'_>) -> Result<Parameter> {
-        side.get("embed_tokens.weight", &[self.vocab_size, self.embed_dim])
+    fn table(&self, side: &Weights<'_>, rows: usize) -> Result<Parameter> {
+        side.get(TABLE, &[rows, self.embed_dim])
+    }
+
+    /// An error where a table is not the decoder's, as `key` says.
+    fn tied(
+        &self,
+        (side, name): (&Weights<'_>, &str),
+        decoder: &Weights<'_>,
+        key: &'static str,
+    ) -> Result<()> {
+        side.tied(name, (decoder, TABLE), &[self.vocab_size, self.embed_dim], key)
     }
 
     /// Rows before that of the first token are those of padding and of what stands before it.
@@ -353,7 +380,8 @@ impl LightConvConfig {
 
     fn output(&self, table: Parameter, decoder: &Weights<'_>) -> Result<Linear> {
         if self.share_decoder_input_output_embed {
-            decoder.pass_over("output_projection.weight");
+            let output = (decoder, "output_projection.weight");
+            self.tied(output, decoder, "share_decoder_input_output_embed")?;
             return Ok(Linear::new(table));
         }
         // The second is what older versions of fairseq call it.

@@ -159,9 +159,7 @@ impl PretrainedConvConfig {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(Self, Seq2Seq)> {
-        let (config, weights) = config::open::<Self>(folder.as_ref(), device, options)?;
-        let model = config.seq2seq(&weights)?;
-        Ok((config, model))
+        config::load(folder.as_ref(), device, options, Self::seq2seq)
     }
 
     /// The model of these weights: `shared.weight`, `encoder` and `decoder` with `embed_positions.weight`, layers as fairseq

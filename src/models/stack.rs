@@ -3,10 +3,11 @@
 use crate::models::Weights;
 use crate::nn::{
     Conv, ConvBlock, CrossAttention, Decoder, DecoderLayer, DecoderMixer, DynamicConv, Encoder, EncoderLayer,
-    EncoderMixer, FeedForward, LightConv, Linear, MultiHeadAttention, Norm, NormOrder,
+    EncoderMixer, FeedForward, LightConv, Linear, MultiHeadAttention, Norm, NormOrder, Parameter,
+    SelfAttention,
 };
 use crate::problem::{Activation, NormKind};
-use crate::{Normalize, Result, Window};
+use crate::{Normalize, Result, Tensor, Window};
 
 /// The sizes of a stack of layers.
 #[derive(Clone, Debug)]
@@ -69,6 +70,27 @@ impl Weights<'_> {
         Ok(Linear { bias, ..Linear::new(self.get("weight", &[outputs, inputs])?) })
     }
 
+    /// Linear layers of the same inputs as one, their outputs one after another.
+    pub(crate) fn side_by_side(
+        &self,
+        names: &[&str],
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Result<Linear> {
+        let all = |name: &str, shape: &[usize]| -> Result<Parameter> {
+            let mut values = vec![];
+            for layer in names {
+                values.extend(self.at(layer).values(name, shape)?);
+            }
+            let mut shape = shape.to_vec();
+            shape[0] *= names.len();
+            Tensor::from_f32(&values, &shape, self.dtype(), self.device()).map(Parameter::new)
+        };
+        let bias = bias.then(|| all("bias", &[outputs])).transpose()?;
+        Ok(Linear { bias, ..Linear::new(all("weight", &[outputs, inputs])?) })
+    }
+
     /// A norm: `weight` and `bias`.
     pub(crate) fn norm(&self, shape: NormShape, channels: usize) -> Result<Norm> {
         let NormShape { kind, bias, eps } = shape;
@@ -84,7 +106,7 @@ impl Stack {
             let weights = weights.at("layers").at(i);
             let (mixer, mixer_norm, ffn_norm) = match mixer {
                 MixerShape::Attention => {
-                    let attention = self.attention(&weights.at("self_attn"))?;
+                    let attention = self.self_attention(&weights.at("self_attn"))?;
                     (EncoderMixer::Attention(attention), "self_attn_layer_norm", "final_layer_norm")
                 }
                 MixerShape::Conv(conv) => {
@@ -114,7 +136,7 @@ impl Stack {
             let norm = |name| weights.at(name).norm(self.norm, self.channels);
             let (mixer, mixer_norm) = match mixer {
                 MixerShape::Attention => {
-                    let attention = self.attention(&weights.at("self_attn"))?;
+                    let attention = self.self_attention(&weights.at("self_attn"))?;
                     (DecoderMixer::Attention(attention), norm("self_attn_layer_norm")?)
                 }
                 MixerShape::Conv(conv) => {
@@ -159,6 +181,17 @@ impl Stack {
             key: projection("k_proj")?,
             value: projection("v_proj")?,
             output: projection("out_proj")?,
+            heads: self.attention_heads,
+            scale: None,
+        })
+    }
+
+    fn self_attention(&self, weights: &Weights<'_>) -> Result<SelfAttention> {
+        let (channels, bias) = (self.channels, self.attention_bias);
+        let names = ["q_proj", "k_proj", "v_proj"];
+        Ok(SelfAttention {
+            input: weights.side_by_side(&names, channels, channels, bias)?,
+            output: weights.at("out_proj").linear(channels, channels, bias)?,
             heads: self.attention_heads,
             scale: None,
         })

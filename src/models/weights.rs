@@ -207,6 +207,20 @@ impl<'a> Weights<'a> {
         self.shared.taken.borrow_mut().insert(self.full(name));
     }
 
+    /// Another name of a parameter, which `key` of a configuration says that it is: stored or not, it is no parameter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where it is stored with other numbers, and as [`Weights::get`].
+    pub fn tied(&self, name: &str, to: (&Self, &str), shape: &[usize], key: &'static str) -> Result<()> {
+        if !self.has(name) || self.values(name, shape)? == to.0.values(to.1, shape)? {
+            return Ok(());
+        }
+        let (name, to) = (self.full(name), to.0.full(to.1));
+        let expected = format!("false for weights whose {name} is not {to}");
+        Err(Error::Config { key, expected, got: true.to_string() })
+    }
+
     /// An error where something is left whose name begins as this one's does, unless that is allowed.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! What a decoder remembers of the tokens that went by.
 
 use crate::nn::KeysValues;
-use crate::{Result, Sequences, Tensor, Tokens, ops};
+use crate::ops::{self, Channels};
+use crate::{Result, Sequences, Tensor, Tokens};
 
 /// What the mixer of one layer remembers.
 #[derive(Debug)]
@@ -33,9 +34,15 @@ impl Cache {
     }
 
     /// Keys and values of `sequences` after those that are there. `all` are those and these, with the room that they are to have.
-    pub(crate) fn append(&mut self, new: &KeysValues, sequences: &Sequences, all: &Sequences) -> Result<()> {
-        appended(&mut self.kept.keys, &new.keys, sequences, all)?;
-        appended(&mut self.kept.values, &new.values, sequences, all)
+    pub(crate) fn append(
+        &mut self,
+        keys: Channels<'_>,
+        values: Channels<'_>,
+        sequences: &Sequences,
+        all: &Sequences,
+    ) -> Result<()> {
+        appended(&mut self.kept.keys, keys, sequences, all)?;
+        appended(&mut self.kept.values, values, sequences, all)
     }
 
     fn reordered(self, from: &Tokens) -> Result<Self> {
@@ -43,13 +50,13 @@ impl Cache {
     }
 }
 
-fn appended(cache: &mut Tensor, new: &Tensor, sequences: &Sequences, all: &Sequences) -> Result<()> {
+fn appended(cache: &mut Tensor, new: Channels<'_>, sequences: &Sequences, all: &Sequences) -> Result<()> {
     let channels = new.shape().last().copied().unwrap_or(0);
     let shape = all.shape().tensor(channels);
     if cache.shape() != shape {
         let mut wider = Tensor::zeros(&shape, cache.dtype(), cache.device())?;
         let past: Vec<usize> = sequences.as_slice().iter().map(|sequence| sequence.past).collect();
-        ops::append(&mut wider, cache, &Sequences::padded(cache.shape()[1], &past)?)?;
+        ops::append(&mut wider, &*cache, &Sequences::padded(cache.shape()[1], &past)?)?;
         *cache = wider;
     }
     ops::append(cache, new, sequences)

@@ -1,7 +1,7 @@
 use crate::nn::decoder_layer::{Groups, LayerState};
-use crate::nn::{DecoderLayer, DecoderMixer, Norm};
-use crate::ops::{self, Residual};
-use crate::{Device, Error, Layout, Result, Sequence, Sequences, Tensor, Tokens};
+use crate::nn::{DecoderLayer, Norm};
+use crate::ops::Residual;
+use crate::{Device, Error, Layout, Result, Sequences, Tensor, Tokens};
 
 /// Layers one after another, and a norm at the end where norms stand before their layers.
 #[derive(Clone, Debug)]
@@ -65,8 +65,7 @@ impl Decoder {
     }
 
     /// y as x: the next tokens of each sequence, any number of them, none included. The outputs are those that
-    /// [`Decoder::forward`] gives for them. Convolutions take a chunk at once; where a layer has attention, what continues a
-    /// sequence goes token by token.
+    /// [`Decoder::forward`] gives for them.
     ///
     /// After an error the state is not to be used again: some of its layers may have gone on and others not.
     ///
@@ -74,13 +73,7 @@ impl Decoder {
     ///
     /// As [`Decoder::forward`]; [`Error::PastCount`] unless there are as many sequences as before.
     pub fn step(&self, x: Tensor, sequences: &Sequences, state: &mut DecoderState) -> Result<Tensor> {
-        let longest = sequences.as_slice().iter().map(|sequence| sequence.length).max().unwrap_or(0);
-        let attends = self.layers.iter().any(|layer| matches!(layer.mixer, DecoderMixer::Attention(_)));
-        let chunk = sequences;
-        let sequences = state.continued(chunk)?;
-        if attends && longest > 1 && sequences.continues() {
-            return self.token_by_token(x, chunk, longest, state);
-        }
+        let sequences = state.continued(sequences)?;
         let gone_by = sequences.gone_by();
         // Room for twice as many whenever it runs out, so that growing costs as much as one more copy of each token.
         let room = gone_by.iter().copied().max().unwrap_or(0).next_power_of_two();
@@ -89,39 +82,6 @@ impl Decoder {
         let y = self.run(x, groups, &mut state.layers)?;
         state.gone_by = gone_by;
         Ok(y)
-    }
-
-    /// A step for each token of the longest chunk: causal attention counts from the end of the time axis, and that of a cache is
-    /// further away than its last token.
-    fn token_by_token(
-        &self,
-        x: Tensor,
-        chunk: &Sequences,
-        longest: usize,
-        state: &mut DecoderState,
-    ) -> Result<Tensor> {
-        let (shape, list, tokens) = (x.shape().to_vec(), chunk.as_slice(), chunk.shape().tokens());
-        let channels = shape.last().copied().unwrap_or(0);
-        let mut y = Tensor::zeros(&[list.len(), longest, channels], x.dtype(), x.device())?;
-        let x = x.reshape(&[tokens, channels])?;
-        for i in 0..longest {
-            // A sequence that has no such token takes any row, which is padding then.
-            let row = |sequence: &Sequence| (sequence.first + i).min(tokens - 1);
-            let ids = Tokens::of_rows(list.iter().map(row), &[list.len(), 1], x.device())?;
-            let lengths: Vec<usize> = list.iter().map(|sequence| usize::from(i < sequence.length)).collect();
-            let one = Sequences::padded(1, &lengths)?;
-            let token = self.step(ops::embedding(&ids, &x, &Default::default())?, &one, state)?;
-            ops::append(&mut y, &token, &one.after(&vec![i; list.len()])?)?;
-        }
-        let mut rows = vec![0; tokens];
-        for (s, sequence) in list.iter().enumerate() {
-            for i in 0..sequence.length {
-                rows[sequence.first + i] = s * longest + i;
-            }
-        }
-        let ids = Tokens::of_rows(rows.into_iter(), &shape[..shape.len() - 1], x.device())?;
-        let y = y.reshape(&[list.len() * longest, channels])?;
-        ops::embedding(&ids, &y, &Default::default())
     }
 
     fn run(&self, mut x: Tensor, groups: Groups<'_>, states: &mut [LayerState]) -> Result<Tensor> {

@@ -1,5 +1,5 @@
 use crate::nn::cache::{Cache, Past};
-use crate::nn::{ConvBlock, FeedForward, KeysValues, MultiHeadAttention, Norm, NormOrder};
+use crate::nn::{ConvBlock, FeedForward, KeysValues, MultiHeadAttention, Norm, NormOrder, SelfAttention};
 use crate::problem::Mask;
 use crate::{Error, Result, Sequences, Tensor};
 
@@ -9,7 +9,7 @@ pub enum DecoderMixer {
     /// Causal convolution.
     Conv(ConvBlock),
     /// Causal attention: the baseline.
-    Attention(MultiHeadAttention),
+    Attention(SelfAttention),
 }
 
 /// Attention to what an encoder made.
@@ -74,8 +74,7 @@ impl DecoderLayer {
         let past = match &self.mixer {
             DecoderMixer::Conv(block) => Past::History(block.history(sequences, like)?),
             DecoderMixer::Attention(attention) => {
-                let channels = attention.key.weight.shape().first().copied().unwrap_or(0);
-                Past::Cache(Cache::empty(sequences, channels, like)?)
+                Past::Cache(Cache::empty(sequences, attention.channels(), like)?)
             }
         };
         Ok(LayerState { past, memory: self.memory(memory)? })
@@ -101,25 +100,14 @@ impl DecoderLayer {
                 };
                 block.forward(x, sequences, history, residual)
             }
-            DecoderMixer::Attention(attention) => {
-                let new = attention.keys_values(x)?;
-                match &mut state.past {
-                    // A token that continues a sequence comes alone, and sees all of it.
-                    Past::Cache(cache) => {
-                        cache.append(&new, sequences, all)?;
-                        if sequences.continues() {
-                            attention.forward(x, sequences, cache.kept(), all, Mask::FULL, residual)
-                        } else {
-                            attention.forward(x, sequences, &new, sequences, Mask::CAUSAL, residual)
-                        }
-                    }
-                    _ => attention.forward(x, sequences, &new, sequences, Mask::CAUSAL, residual),
-                }
-            }
+            DecoderMixer::Attention(attention) => match &mut state.past {
+                Past::Cache(cache) => attention.step(x, sequences, cache, all, residual),
+                _ => attention.forward(x, sequences, sequences, Mask::CAUSAL, residual),
+            },
         })?;
         if let (Some(cross), Some(seen), Some(keys)) = (&self.cross, &state.memory, memory) {
             x = self.order.around(&cross.norm, &x, |x, residual| {
-                cross.attention.forward(x, sequences, seen, keys, Mask::FULL, residual)
+                cross.attention.forward(x, sequences, seen, keys, residual)
             })?;
         }
         self.order.around(&self.feed_forward_norm, &x, |x, residual| self.feed_forward.forward(x, residual))

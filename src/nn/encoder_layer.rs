@@ -1,4 +1,4 @@
-use crate::nn::{ConvBlock, FeedForward, MixedAttention, MultiHeadAttention, Norm, NormOrder};
+use crate::nn::{ConvBlock, FeedForward, MixedAttention, Norm, NormOrder, SelfAttention};
 use crate::problem::Mask;
 use crate::{Result, Sequences, Tensor};
 
@@ -8,7 +8,7 @@ pub enum EncoderMixer {
     /// Convolution.
     Conv(ConvBlock),
     /// Attention of each token to all of its sequence: the baseline.
-    Attention(MultiHeadAttention),
+    Attention(SelfAttention),
     /// Both, side by side.
     Mixed(Box<MixedAttention>),
 }
@@ -38,10 +38,7 @@ impl EncoderLayer {
     pub fn forward(&self, x: &Tensor, sequences: &Sequences, keys: &Sequences) -> Result<Tensor> {
         let x = self.order.around(&self.mixer_norm, x, |x, residual| match &self.mixer {
             EncoderMixer::Conv(block) => block.forward(x, sequences, None, residual),
-            EncoderMixer::Attention(attention) => {
-                let seen = attention.keys_values(x)?;
-                attention.forward(x, sequences, &seen, keys, Mask::default(), residual)
-            }
+            EncoderMixer::Attention(attention) => attention.forward(x, sequences, keys, Mask::FULL, residual),
             EncoderMixer::Mixed(mixed) => mixed.forward(x, sequences, keys, residual),
         })?;
         self.order.around(&self.feed_forward_norm, &x, |x, residual| self.feed_forward.forward(x, residual))

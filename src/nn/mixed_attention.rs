@@ -1,3 +1,4 @@
+use crate::nn::attention::parts;
 use crate::nn::{Linear, Parameter};
 use crate::ops::{self, AttentionOptions, SpanConvOptions, SpanConvTensors};
 use crate::{Normalize, Result, Sequences, Tensor, Window};
@@ -8,12 +9,9 @@ use crate::{Normalize, Result, Sequences, Tensor, Window};
 /// y = \[attention heads, convolution heads\] W^T + bias; A channels come from each.
 #[derive(Clone, Debug)]
 pub struct MixedAttention {
-    /// From C to the query `[.., A]` of both.
-    pub query: Linear,
-    /// From C to the keys of attention.
-    pub key: Linear,
-    /// From C to the values of attention.
-    pub value: Linear,
+    /// From C to the query of both, the keys and values of attention, and the values that are convolved, `[.., 4 A]`: one after
+    /// another.
+    pub input: Linear,
     /// The separable key: `[C, K]`.
     pub depthwise: Parameter,
     /// The separable key: `[A, C]`.
@@ -24,8 +22,6 @@ pub struct MixedAttention {
     pub kernel: Parameter,
     /// `[H K]`.
     pub kernel_bias: Option<Parameter>,
-    /// From C to the values that are convolved.
-    pub conv_value: Linear,
     /// From what the attention heads found to y: the columns of W that they meet, and the bias.
     pub attention_output: Linear,
     /// From what the convolution heads found to y: the columns of W that they meet.
@@ -42,7 +38,8 @@ impl MixedAttention {
     ///
     /// # Errors
     ///
-    /// As [`ops::linear`], [`ops::attention`] and [`ops::span_conv`].
+    /// As [`ops::linear`], [`ops::attention`] and [`ops::span_conv`]; [`Error::Groups`](crate::Error::Groups) where `input` has no
+    /// four parts.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -50,16 +47,15 @@ impl MixedAttention {
         keys: &Sequences,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let query = self.query.forward(x, None)?;
-        let (key, value) = (self.key.forward(x, None)?, self.value.forward(x, None)?);
+        let made = self.input.forward(x, None)?;
+        let [query, key, value, conv_value] = parts(&made)?;
         let options = AttentionOptions { queries: Some(sequences), keys: Some(keys), ..Default::default() };
-        let attended = ops::attention(&query, &key, &value, self.heads, &options)?;
+        let attended = ops::attention(query, key, value, self.heads, &options)?;
 
-        let value = self.conv_value.forward(x, None)?;
         let tensors = SpanConvTensors {
             x,
-            query: &query,
-            value: &value,
+            query,
+            value: conv_value,
             depthwise: &self.depthwise,
             pointwise: &self.pointwise,
             weight: &self.kernel,

@@ -5,7 +5,7 @@
 //!
 //! - [`ConvBlock`]: Linear -> GLU -> convolution -> Linear (Wu et al. 2019, figure 2), over a [`LightConv`] (depthwise and
 //!   dilated convolution are light ones) or a [`DynamicConv`].
-//! - [`MultiHeadAttention`] (Vaswani et al. 2017), of a sequence to itself or to another.
+//! - [`SelfAttention`] (Vaswani et al. 2017), and [`MultiHeadAttention`] of a sequence to another.
 //! - [`MixedAttention`]: attention heads beside heads of span-based convolution (Jiang et al. 2020, section 3.3).
 //! - [`EncoderLayer`] and [`DecoderLayer`]: what mixes tokens and a [`FeedForward`] layer, each with a residual around it and
 //!   its norm where a [`NormOrder`] says. [`Encoder`] and [`Decoder`] are stacks of them.
@@ -52,7 +52,7 @@ mod norm;
 
 use std::sync::Arc;
 
-pub use attention::{KeysValues, MultiHeadAttention};
+pub use attention::{KeysValues, MultiHeadAttention, SelfAttention};
 pub use conv_block::{Conv, ConvBlock};
 pub use decoder::{Decoder, DecoderState, Memory};
 pub use decoder_layer::{CrossAttention, DecoderLayer, DecoderMixer};

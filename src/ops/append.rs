@@ -1,8 +1,8 @@
-use crate::cpu::{self, Rows, RowsMut};
+use crate::cpu::{self, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::Room;
-use crate::ops::check;
+use crate::ops::{Channels, check};
 use crate::problem::AppendProblem;
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
@@ -18,19 +18,20 @@ use crate::{Error, Result, Sequences, Tensor};
 ///
 /// [`Error::CacheRoom`] for a sequence that goes past the room, and errors for tensors whose shapes, types or devices do
 /// not fit. Nothing is written then.
-pub fn append(cache: &mut Tensor, x: &Tensor, sequences: &Sequences) -> Result<()> {
+pub fn append<'a>(cache: &mut Tensor, x: impl Into<Channels<'a>>, sequences: &Sequences) -> Result<()> {
+    let x = x.into();
     let (channels, sequences) = check::tokens("x", x, Some(sequences))?;
     let &[_, room, _] = cache.shape() else {
         let expected = [Some(sequences.shape().sequences()), None, Some(channels)].into();
         return Err(Error::Shape { tensor: "cache", expected, got: cache.shape().into() });
     };
     let problem = AppendProblem::new(sequences.shape(), channels, room, x.dtype())?;
-    check::operand("cache", cache, x, x.dtype(), &problem.cache_shape())?;
+    check::operand("cache", cache, x.tensor(), x.dtype(), &problem.cache_shape())?;
     problem.check_room(sequences.furthest())?;
     match x.device().room() {
         Room::Cpu(_) => cpu::Append::new(problem).run(cpu::AppendArgs {
             sequences: &sequences,
-            x: Rows::contiguous(x.cpu()),
+            x: x.cpu(),
             cache: RowsMut::contiguous(cache.cpu_mut()),
         }),
         #[cfg(feature = "wgpu")]
@@ -38,7 +39,7 @@ pub fn append(cache: &mut Tensor, x: &Tensor, sequences: &Sequences) -> Result<(
             let operator = wgpu::Append::new(gpu, problem)?;
             let args = wgpu::AppendArgs {
                 sequences: &gpu.sequences(&sequences)?,
-                x: wgpu::Rows::contiguous(x.buffer()),
+                x: x.wgpu(),
                 cache: wgpu::Rows::contiguous(cache.buffer()),
             };
             gpu.run([0, 0], |_| operator.bind(args))
@@ -46,7 +47,7 @@ pub fn append(cache: &mut Tensor, x: &Tensor, sequences: &Sequences) -> Result<(
         #[cfg(feature = "cuda")]
         Room::Cuda(gpu) => cuda::Append::new(gpu, problem)?.launch(cuda::AppendArgs {
             sequences: &gpu.sequences(&sequences)?,
-            x: cuda::Rows::contiguous(x.on_cuda()),
+            x: x.cuda(),
             cache: cuda::RowsMut::contiguous(cache.on_cuda_mut()),
         }),
     }

@@ -2,12 +2,12 @@ mod backward;
 
 pub use backward::{AttentionBackwardTensors, AttentionGradients, attention_backward};
 
-use crate::cpu::{self, Rows, RowsMut};
+use crate::cpu::{self, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::Room;
-use crate::ops::check;
-use crate::problem::{AttentionKind, AttentionProblem, Mask};
+use crate::ops::{Channels, check};
+use crate::problem::{Alignment, AttentionKind, AttentionProblem, Mask};
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
 use crate::{Error, Result, Sequences, Tensor};
@@ -19,6 +19,8 @@ pub struct AttentionOptions<'a> {
     pub scale: Option<f32>,
     /// Which keys a query sees; all of them by default.
     pub mask: Mask,
+    /// Where queries stand among the keys; by default the last one at the last key.
+    pub alignment: Alignment,
     /// How q groups into sequences; by default it is `[batch, Tq, H D]` without padding.
     pub queries: Option<&'a Sequences>,
     /// How k and v group into sequences; by default they are `[batch, Tk, H D]` without padding.
@@ -30,22 +32,23 @@ pub struct AttentionOptions<'a> {
 /// Attention: softmax(q k^T scale + mask) v for each head (Vaswani et al. 2017, equation 1).
 ///
 /// q `[batch, Tq, H D]`, k and v `[batch, Tk, H D]`, or packed `[tokens, H D]`; y as q. Query i stands at key position
-/// i + Tk - Tq. A query that sees no key gets zeros, and so does one in the padding.
+/// i + Tk - Tq, unless the options say otherwise. A query that sees no key gets zeros, and so does one in the padding.
 ///
 /// # Errors
 ///
 /// For heads that do not divide the channels, tensors whose shapes, types or devices do not fit, and as
 /// [`AttentionProblem`]'s constructors.
-pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+pub fn attention<'a>(
+    q: impl Into<Channels<'a>>,
+    k: impl Into<Channels<'a>>,
+    v: impl Into<Channels<'a>>,
     heads: usize,
     options: &AttentionOptions<'_>,
 ) -> Result<Tensor> {
+    let (q, k, v) = (q.into(), k.into(), v.into());
     let call = describe(q, k, v, heads, options)?;
-    planned(q, call.0, options.kind)?;
-    let mut y = Tensor::zeros(q.shape(), q.dtype(), q.device())?;
+    planned(q.tensor(), call.0, options.kind)?;
+    let mut y = Tensor::zeros(&q.shape(), q.dtype(), q.device())?;
     launch(&call, q, k, v, options.kind, &mut y)?;
     Ok(y)
 }
@@ -55,26 +58,27 @@ pub fn attention(
 /// # Errors
 ///
 /// As [`attention`], and where y does not fit.
-pub fn attention_into(
+pub fn attention_into<'a>(
     y: &mut Tensor,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: impl Into<Channels<'a>>,
+    k: impl Into<Channels<'a>>,
+    v: impl Into<Channels<'a>>,
     heads: usize,
     options: &AttentionOptions<'_>,
 ) -> Result<()> {
+    let (q, k, v) = (q.into(), k.into(), v.into());
     let call = describe(q, k, v, heads, options)?;
-    planned(q, call.0, options.kind)?;
-    check::operand("y", y, q, q.dtype(), q.shape())?;
+    planned(q.tensor(), call.0, options.kind)?;
+    check::operand("y", y, q.tensor(), q.dtype(), &q.shape())?;
     launch(&call, q, k, v, options.kind, y)
 }
 
 type Call = (AttentionProblem, Sequences, Sequences);
 
 fn describe(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: Channels<'_>,
+    k: Channels<'_>,
+    v: Channels<'_>,
     heads: usize,
     options: &AttentionOptions<'_>,
 ) -> Result<Call> {
@@ -88,13 +92,14 @@ fn describe(
     }
     let mut problem =
         AttentionProblem::new(queries.shape(), keys.shape(), heads, channels / heads, q.dtype())?
-            .with_mask(options.mask);
+            .with_mask(options.mask)
+            .with_alignment(options.alignment);
     if let Some(scale) = options.scale {
         problem = problem.with_scale(scale)?;
     }
     let shape = keys.shape().tensor(channels);
-    check::operand("k", k, q, q.dtype(), &shape)?;
-    check::operand("v", v, q, q.dtype(), &shape)?;
+    check::channels("k", k, q.tensor(), q.dtype(), &shape)?;
+    check::channels("v", v, q.tensor(), q.dtype(), &shape)?;
     Ok((problem, queries, keys))
 }
 
@@ -110,9 +115,9 @@ fn planned(q: &Tensor, problem: AttentionProblem, kind: AttentionKind) -> Result
 
 fn launch(
     (problem, queries, keys): &Call,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    q: Channels<'_>,
+    k: Channels<'_>,
+    v: Channels<'_>,
     kind: AttentionKind,
     y: &mut Tensor,
 ) -> Result<()> {
@@ -122,9 +127,9 @@ fn launch(
             let args = cpu::AttentionArgs {
                 queries,
                 keys,
-                q: Rows::contiguous(q.cpu()),
-                k: Rows::contiguous(k.cpu()),
-                v: Rows::contiguous(v.cpu()),
+                q: q.cpu(),
+                k: k.cpu(),
+                v: v.cpu(),
                 y: RowsMut::contiguous(y.cpu_mut()),
             };
             scratch.with(operator.scratch_len(queries, keys), |scratch| operator.run(args, scratch))
@@ -136,9 +141,9 @@ fn launch(
             let args = wgpu::AttentionArgs {
                 queries: &queries,
                 keys: &keys,
-                q: wgpu::Rows::contiguous(q.buffer()),
-                k: wgpu::Rows::contiguous(k.buffer()),
-                v: wgpu::Rows::contiguous(v.buffer()),
+                q: q.wgpu(),
+                k: k.wgpu(),
+                v: v.wgpu(),
                 y: wgpu::Rows::contiguous(y.buffer()),
             };
             gpu.run([operator.scratch_len(&keys), 0], |[scratch, _]| operator.bind(args, scratch))
@@ -150,9 +155,9 @@ fn launch(
             let args = cuda::AttentionArgs {
                 queries: &queries,
                 keys: &keys,
-                q: cuda::Rows::contiguous(q.on_cuda()),
-                k: cuda::Rows::contiguous(k.on_cuda()),
-                v: cuda::Rows::contiguous(v.on_cuda()),
+                q: q.cuda(),
+                k: k.cuda(),
+                v: v.cuda(),
                 y: cuda::RowsMut::contiguous(y.on_cuda_mut()),
             };
             gpu.with_scratch([operator.scratch_len(&keys), 0], |[scratch, _]| operator.launch(args, scratch))

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::ops::Channels;
 #[cfg(feature = "wgpu")]
 use crate::wgpu::Gpu;
 use crate::{DType, Dims, Error, Result, Sequences, Tensor};
@@ -14,6 +15,17 @@ pub(crate) fn operand(
     dtype: DType,
     shape: &[usize],
 ) -> Result<()> {
+    channels(name, tensor.into(), call, dtype, shape)
+}
+
+/// The same for channels of a tensor.
+pub(crate) fn channels(
+    name: &'static str,
+    tensor: Channels<'_>,
+    call: &Tensor,
+    dtype: DType,
+    shape: &[usize],
+) -> Result<()> {
     if tensor.device() != call.device() {
         let (expected, mut got) = (call.device().to_string(), tensor.device().to_string());
         if got == expected {
@@ -22,7 +34,8 @@ pub(crate) fn operand(
         return Err(Error::Device { tensor: name, expected, got });
     }
     if tensor.shape() != shape {
-        return Err(Error::Shape { tensor: name, expected: shape.into(), got: tensor.shape().into() });
+        let got = tensor.shape().as_slice().into();
+        return Err(Error::Shape { tensor: name, expected: shape.into(), got });
     }
     if tensor.dtype() != dtype {
         return Err(Error::DType { tensor: name, expected: vec![dtype], got: tensor.dtype() });
@@ -66,13 +79,14 @@ pub(crate) fn convolved(
 }
 
 /// The channels of tokens, and their sequences: those given, or each row of the batch `[batch, time, channels]`.
-pub(crate) fn tokens(
+pub(crate) fn tokens<'a>(
     name: &'static str,
-    tensor: &Tensor,
+    tensor: impl Into<Channels<'a>>,
     sequences: Option<&Sequences>,
 ) -> Result<(usize, Sequences)> {
-    let shape = |expected: Dims| Error::Shape { tensor: name, expected, got: tensor.shape().into() };
-    match (sequences, tensor.shape()) {
+    let got = tensor.into().shape();
+    let shape = |expected: Dims| Error::Shape { tensor: name, expected, got: got.as_slice().into() };
+    match (sequences, got.as_slice()) {
         (None, &[batch, time, channels]) => Ok((channels, Sequences::batch(batch, time)?)),
         (None, _) => Err(shape([None, None, None].into())),
         (Some(sequences), sizes) => {

@@ -10,10 +10,12 @@
 //! the output.
 //!
 //! Tensors are token-major: `[batch, time, channels]`, or `[tokens, channels]` for a packed batch. Tokens of one call
-//! have one type. Its parameters (weights, generator, biases, given logits) have one type too: that of the tokens, or f32.
+//! have one type. Where one product makes several of them (queries, keys and values), operators read their [`Channels`] of it
+//! where they are. Its parameters (weights, generator, biases, given logits) have one type too: that of the tokens, or f32.
 
 mod append;
 mod attention;
+mod channels;
 mod check;
 mod dynamic_conv;
 mod embedding;
@@ -35,6 +37,7 @@ pub use attention::{
     AttentionBackwardTensors, AttentionGradients, AttentionOptions, attention, attention_backward,
     attention_into,
 };
+pub use channels::Channels;
 pub use dynamic_conv::{
     DynamicConvGradients, DynamicConvOptions, dynamic_conv, dynamic_conv_backward, dynamic_conv_given,
     dynamic_conv_given_backward, dynamic_conv_given_into, dynamic_conv_into,

@@ -6,7 +6,7 @@ use crate::cpu::{self, Rows, RowsMut};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::Room;
-use crate::ops::check;
+use crate::ops::{Channels, check};
 use crate::problem::{Convolution, SpanConvProblem, same_or_f32};
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
@@ -18,9 +18,9 @@ pub struct SpanConvTensors<'a> {
     /// `[batch, time, C]` or packed `[tokens, C]`.
     pub x: &'a Tensor,
     /// q `[.., A]`.
-    pub query: &'a Tensor,
+    pub query: Channels<'a>,
     /// v `[.., A]`.
-    pub value: &'a Tensor,
+    pub value: Channels<'a>,
     /// `[C, K]`, with K the width of the window; like all parameters of the type of `weight`.
     pub depthwise: &'a Tensor,
     /// `[A, C]`.
@@ -76,7 +76,7 @@ pub fn span_conv(
 ) -> Result<Tensor> {
     let call = describe(tensors, heads, window, options)?;
     planned(tensors.x, call.0)?;
-    let mut y = Tensor::zeros(tensors.value.shape(), tensors.x.dtype(), tensors.x.device())?;
+    let mut y = Tensor::zeros(&tensors.value.shape(), tensors.x.dtype(), tensors.x.device())?;
     launch(&call, tensors, options, &mut y)?;
     Ok(y)
 }
@@ -95,7 +95,7 @@ pub fn span_conv_into(
 ) -> Result<()> {
     let call = describe(tensors, heads, window, options)?;
     planned(tensors.x, call.0)?;
-    check::operand("y", y, tensors.x, tensors.x.dtype(), tensors.value.shape())?;
+    check::operand("y", y, tensors.x, tensors.x.dtype(), &tensors.value.shape())?;
     launch(&call, tensors, options, y)
 }
 
@@ -122,8 +122,8 @@ fn describe(
         .with_weight_bias(options.weight_bias.is_some());
     let (dtype, logits) = (conv.parameters(), problem.conv().logits());
     let tokens = sequences.shape().tensor(outputs);
-    check::operand("query", query, x, x.dtype(), &tokens)?;
-    check::operand("value", value, x, x.dtype(), &tokens)?;
+    check::channels("query", query, x, x.dtype(), &tokens)?;
+    check::channels("value", value, x, x.dtype(), &tokens)?;
     check::operand("depthwise", depthwise, x, dtype, &[channels, window.width()])?;
     check::operand("pointwise", pointwise, x, dtype, &[outputs, channels])?;
     check::operand("weight", weight, x, dtype, &[logits, outputs])?;
@@ -160,8 +160,8 @@ fn launch(
             let args = cpu::SpanConvArgs {
                 sequences,
                 x: Rows::contiguous(tensors.x.cpu()),
-                query: Rows::contiguous(tensors.query.cpu()),
-                value: Rows::contiguous(tensors.value.cpu()),
+                query: tensors.query.cpu(),
+                value: tensors.value.cpu(),
                 depthwise: tensors.depthwise.cpu(),
                 pointwise: tensors.pointwise.cpu(),
                 key_bias: options.key_bias.map(Tensor::cpu),
@@ -181,8 +181,8 @@ fn launch(
             let args = wgpu::SpanConvArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: wgpu::Rows::contiguous(tensors.x.buffer()),
-                query: wgpu::Rows::contiguous(tensors.query.buffer()),
-                value: wgpu::Rows::contiguous(tensors.value.buffer()),
+                query: tensors.query.wgpu(),
+                value: tensors.value.wgpu(),
                 depthwise: tensors.depthwise.buffer().into(),
                 pointwise: tensors.pointwise.buffer().into(),
                 key_bias: options.key_bias.map(|bias| bias.buffer().into()),
@@ -202,8 +202,8 @@ fn launch(
             let args = cuda::SpanConvArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: cuda::Rows::contiguous(tensors.x.on_cuda()),
-                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
-                value: cuda::Rows::contiguous(tensors.value.on_cuda()),
+                query: tensors.query.cuda(),
+                value: tensors.value.cuda(),
                 depthwise: tensors.depthwise.on_cuda(),
                 pointwise: tensors.pointwise.on_cuda(),
                 key_bias: options.key_bias.map(Tensor::on_cuda),

@@ -3,12 +3,10 @@ mod backward;
 pub use backward::{AttentionBackwardProblem, AttentionWanted};
 
 use crate::problem::{addressable, count, nonzero};
-use crate::{DType, Error, Result, SequenceShape, Window};
+use crate::{DType, Error, Result, Sequence, SequenceShape, Window};
 
-/// Which keys a query sees: those from `left` tokens before its own position to `right` tokens after it.
-///
-/// Query i stands at key position i + Tk - Tq, with T the time axis of a batch, or the sequence's own length where the
-/// batch is packed.
+/// Which keys a query sees: those from `left` tokens before its own position to `right` tokens after it. Where it stands among
+/// the keys an [`Alignment`] says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mask {
     left: Option<usize>,
@@ -49,6 +47,18 @@ impl Mask {
     }
 }
 
+/// Where query i of a sequence stands among the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Alignment {
+    /// At i + Tk - Tq, the last query at the last key, with T the time axis of a batch, or the sequence's own length where the
+    /// batch is packed.
+    #[default]
+    End,
+    /// At i plus the tokens that had gone by before the queries ([`Sequences::after`](crate::Sequences::after)): those of a
+    /// chunk, among the keys of all tokens in a cache with room for more.
+    Past,
+}
+
 /// The reach of a convolution: the keys that its taps would read (with a dilation of 1).
 impl From<Window> for Mask {
     fn from(window: Window) -> Self {
@@ -82,6 +92,9 @@ pub struct AttentionProblem {
     /// Bits of the f32 scale, so that the problem can be a key.
     scale: u32,
     mask: Mask,
+    alignment: Alignment,
+    /// Whether queries and keys have changed places.
+    mirrored: bool,
     dtype: DType,
 }
 
@@ -108,8 +121,17 @@ impl AttentionProblem {
         addressable("q", &[queries.tokens(), heads, head_channels])?;
         addressable("k", &[keys.tokens(), heads, head_channels])?;
         let scale = (1.0 / (head_channels as f64).sqrt()) as f32;
-        let mask = Mask::FULL;
-        Ok(AttentionProblem { queries, keys, heads, head_channels, scale: scale.to_bits(), mask, dtype })
+        Ok(AttentionProblem {
+            queries,
+            keys,
+            heads,
+            head_channels,
+            scale: scale.to_bits(),
+            mask: Mask::FULL,
+            alignment: Alignment::End,
+            mirrored: false,
+            dtype,
+        })
     }
 
     /// With another scale.
@@ -128,6 +150,12 @@ impl AttentionProblem {
     /// With only the keys that `mask` allows.
     pub const fn with_mask(mut self, mask: Mask) -> Self {
         self.mask = mask;
+        self
+    }
+
+    /// With queries that stand elsewhere.
+    pub const fn with_alignment(mut self, alignment: Alignment) -> Self {
+        self.alignment = alignment;
         self
     }
 
@@ -166,13 +194,52 @@ impl AttentionProblem {
         self.mask
     }
 
+    /// Where queries stand among the keys.
+    pub const fn alignment(&self) -> Alignment {
+        self.alignment
+    }
+
+    /// The keys, counted in their sequence, that query t of `queries` sees in `keys`.
+    pub(crate) fn seen(&self, queries: Sequence, keys: Sequence, t: usize) -> std::ops::Range<usize> {
+        let room = |sequence: Sequence| (sequence.length + sequence.padding) as isize;
+        let first = match self.alignment {
+            Alignment::End => room(keys) - room(queries),
+            Alignment::Past if self.mirrored => -(keys.past as isize),
+            Alignment::Past => queries.past as isize,
+        };
+        self.mask.keys(first + t as isize, keys.length)
+    }
+
+    /// The same as the keys see it: they are the queries here, and see the queries that see them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn mirrored(&self) -> Self {
+        AttentionProblem {
+            queries: self.keys,
+            keys: self.queries,
+            mask: Mask::local(self.mask.right, self.mask.left),
+            mirrored: !self.mirrored,
+            ..*self
+        }
+    }
+
+    /// Where the first of those that the kernels call queries stands, as they number it: 0 for the end of what they call keys, 1
+    /// for the past of queries, 2 for that of keys, before the first of them.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(crate) fn alignment_number(&self, mirrored: bool) -> u32 {
+        match self.alignment {
+            Alignment::End => 0,
+            Alignment::Past => 1 + u32::from(mirrored != self.mirrored),
+        }
+    }
+
     /// Type of q, k, v and y.
     pub const fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// Operations: 4 D for every query, head and key allowed. Padding counts as tokens; the lengths of a packed batch
-    /// are data, so it counts as evenly divided, the least that its tokens can cost.
+    /// are data, so it counts as evenly divided, the least that its tokens can cost. So is how many tokens have gone by: queries
+    /// count as the last ones.
     pub fn flops(&self) -> u64 {
         let queries = self.queries.mean_room().ceil() as i128;
         let keys = self.keys.mean_room().ceil() as i128;

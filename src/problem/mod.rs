@@ -21,7 +21,9 @@ mod span_key;
 mod top_k;
 
 pub use append::AppendProblem;
-pub use attention::{AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Mask};
+pub use attention::{
+    Alignment, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted, Mask,
+};
 pub use convolution::Convolution;
 pub use dynamic_conv::{DynamicConvBackwardProblem, DynamicConvProblem, DynamicConvWanted, Taps};
 pub use embedding::EmbeddingProblem;

@@ -52,8 +52,7 @@ fn weights(
 ) -> (Range<usize>, Vec<Estimate>) {
     let (channels, width) = (problem.channels(), problem.head_channels());
     let (queries, keys) = (queries.as_slice()[sequence], keys.as_slice()[sequence]);
-    let room = |s: crate::Sequence| (s.length + s.padding) as isize;
-    let seen = problem.mask().keys(t as isize + room(keys) - room(queries), keys.length);
+    let seen = problem.seen(queries, keys, t);
     let seen = keys.first + seen.start..keys.first + seen.end;
     let head = |tensor: &[f64], row: usize| tensor[row * channels + h * width..][..width].to_vec();
     let q: Vec<_> = head(inputs.q, queries.first + t).into_iter().map(Estimate::exact).collect();

@@ -11,6 +11,7 @@ pub(crate) use plan::{AttentionPlaces, Contents, plan};
 
 use ::wgpu::Buffer;
 
+use crate::gpu::attention::check_past;
 use crate::problem::{AttentionKind, AttentionProblem};
 use crate::wgpu::call::{Binder, Call, Rows};
 use crate::wgpu::gpu::Gpu;
@@ -88,6 +89,7 @@ impl Attention {
         let AttentionArgs { queries, keys, q, k, v, y } = args;
         queries.check(&self.gpu, problem.queries())?;
         keys.check(&self.gpu, problem.keys())?;
+        check_past(problem, queries.furthest())?;
         let binder = Binder { gpu: &self.gpu };
         let (dtype, channels) = (problem.dtype(), problem.channels());
         let rows = |name, rows, sequences: SequenceShape| {

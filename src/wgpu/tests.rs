@@ -4,4 +4,5 @@ mod backward;
 mod convolutions;
 mod kernels;
 mod plans;
+mod products;
 mod tables;

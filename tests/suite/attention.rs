@@ -1,9 +1,11 @@
 pub mod backward;
 
+use std::ops::Range;
+
 use lightspan::ops::{self, AttentionKind};
-use lightspan::problem::{AttentionProblem, Mask};
+use lightspan::problem::{Alignment, AttentionProblem, Mask};
 use lightspan::reference::{self, AttentionInputs, Estimate};
-use lightspan::{Backend, DType, Device, Sequences, Tensor};
+use lightspan::{Backend, DType, Device, Sequence, Sequences, Tensor};
 use proptest::prelude::*;
 
 use crate::support::{Numbers, Values, assert_admitted, config, devices, overwritten, same_bits, sequences};
@@ -25,34 +27,53 @@ pub struct Case {
     pub head_channels: usize,
     pub scale: Option<f32>,
     pub mask: Mask,
+    pub alignment: Alignment,
     pub dtype: DType,
     pub seed: u64,
 }
 
-/// Self- and cross-attention in every pair of layouts, with keys up to `length` and every kind of mask.
+/// Self- and cross-attention in every pair of layouts, with keys up to `length`, every kind of mask and either alignment. Both
+/// queries and keys may continue what went by: that of keys means nothing.
 pub fn case(length: usize) -> impl Strategy<Value = Case> {
     let bound = move || prop::option::of(prop_oneof![0..8usize, 0..length + 10]);
     let mask = (bound(), bound()).prop_map(|(left, right)| Mask::local(left, right));
+    let alignment = prop_oneof![3 => Just(Alignment::End), 2 => Just(Alignment::Past)];
     let pair = (1usize..5).prop_flat_map(move |count| {
         let pair = (sequences(count..count + 1, 0..length), sequences(count..count + 1, 0..length));
-        (pair, any::<bool>())
+        (pair, any::<bool>(), prop::collection::vec(0..length + 5, 2 * count))
     });
-    let pair =
-        pair.prop_map(|((queries, keys), cross)| if cross { (queries, keys) } else { (keys.clone(), keys) });
+    let pair = pair.prop_map(|((queries, keys), cross, past)| {
+        let (of_queries, of_keys) = past.split_at(past.len() / 2);
+        let keys = keys.after(of_keys).unwrap();
+        if cross { (queries.after(of_queries).unwrap(), keys) } else { (keys.clone(), keys) }
+    });
     let sizes = (1usize..4, prop_oneof![1usize..20, prop::sample::select(&[32, 64, 65, 256, 300][..])]);
     let scale = prop::option::of(-0.5f32..0.5);
-    (pair, sizes, scale, mask, prop::sample::select(&DType::ALL[..]), any::<u64>()).prop_map(
-        |((queries, keys), (heads, head_channels), scale, mask, dtype, seed)| Case {
+    (pair, sizes, scale, (mask, alignment), prop::sample::select(&DType::ALL[..]), any::<u64>()).prop_map(
+        |((queries, keys), (heads, head_channels), scale, (mask, alignment), dtype, seed)| Case {
             queries,
             keys,
             heads,
             head_channels,
             scale,
             mask,
+            alignment,
             dtype,
             seed,
         },
     )
+}
+
+impl Case {
+    /// The keys that query t sees.
+    fn seen(&self, queries: &Sequence, keys: &Sequence, t: usize) -> Range<usize> {
+        let room = |sequence: &Sequence| (sequence.length + sequence.padding) as isize;
+        let first = match self.alignment {
+            Alignment::End => room(keys) - room(queries),
+            Alignment::Past => queries.past as isize,
+        };
+        self.mask.keys(first + t as isize, keys.length)
+    }
 }
 
 /// A drawn call with its numbers.
@@ -77,10 +98,11 @@ impl Call {
     }
 
     pub fn run(&self, kind: AttentionKind, device: &Device) -> Tensor {
-        let Case { queries, keys, heads, scale, mask, .. } = &self.case;
+        let Case { queries, keys, heads, scale, mask, alignment, .. } = &self.case;
         let options = ops::AttentionOptions {
             scale: *scale,
             mask: *mask,
+            alignment: *alignment,
             queries: Some(queries),
             keys: Some(keys),
             kind,
@@ -91,10 +113,10 @@ impl Call {
     }
 
     pub fn problem(&self) -> AttentionProblem {
-        let Case { queries, keys, heads, head_channels, scale, mask, dtype, .. } = &self.case;
+        let Case { queries, keys, heads, head_channels, scale, mask, alignment, dtype, .. } = &self.case;
         let problem =
             AttentionProblem::new(queries.shape(), keys.shape(), *heads, *head_channels, *dtype).unwrap();
-        let problem = problem.with_mask(*mask);
+        let problem = problem.with_mask(*mask).with_alignment(*alignment);
         scale.map_or(problem, |scale| problem.with_scale(scale).unwrap())
     }
 
@@ -162,8 +184,7 @@ proptest! {
             let partial = spoiled.run(kind, device).to_f32().unwrap();
             for (queries, keys) in case.queries.as_slice().iter().zip(case.keys.as_slice()) {
                 for t in 0..queries.length {
-                    let room = |s: &lightspan::Sequence| (s.length + s.padding) as isize;
-                    let seen = case.mask.keys(t as isize + room(keys) - room(queries), keys.length);
+                    let seen = case.seen(queries, keys, t);
                     let row = (queries.first + t) * channels..(queries.first + t + 1) * channels;
                     if seen.end <= first {
                         // Values that are no numbers are summed in another order.
@@ -205,6 +226,7 @@ fn the_same_call_gives_the_same_bits() {
             head_channels: 33,
             scale: None,
             mask: Mask::CAUSAL,
+            alignment: Alignment::End,
             dtype: DType::F32,
             seed: 5,
         };
@@ -225,6 +247,7 @@ fn scores_are_divided_by_the_root_of_the_head_channels() {
             head_channels,
             scale,
             mask: Mask::FULL,
+            alignment: Alignment::End,
             dtype: DType::F32,
             seed: 7,
         };
@@ -292,6 +315,7 @@ fn infinite_values_reach_those_who_see_them() {
                 head_channels,
                 scale: None,
                 mask,
+                alignment: Alignment::End,
                 dtype,
                 seed: 11,
             };

@@ -152,8 +152,8 @@ fn span_key_and_span_conv() {
     ]);
     let conv = SpanConvTensors {
         x: &x,
-        query: &query,
-        value: &value,
+        query: (&query).into(),
+        value: (&value).into(),
         depthwise: &depthwise,
         pointwise: &pointwise,
         weight: &weight,
@@ -161,10 +161,13 @@ fn span_key_and_span_conv() {
     let run =
         |tensors: SpanConvTensors<'_>, heads| ops::span_conv(&tensors, heads, window(3), &Default::default());
     each([
-        (run(SpanConvTensors { value: &x, ..conv }, 4), shape("value", [2, 5, 8], [2, 5, 6])),
+        (run(SpanConvTensors { value: (&x).into(), ..conv }, 4), shape("value", [2, 5, 8], [2, 5, 6])),
         (run(conv, 2), shape("weight", [6, 8], [12, 8])),
         (run(conv, 3), Error::Heads { heads: 3, channels: 8 }),
-        (run(SpanConvTensors { value: &zeros([2, 5, 8], F16), ..conv }, 4), dtype("value", F32, F16)),
+        (
+            run(SpanConvTensors { value: (&zeros([2, 5, 8], F16)).into(), ..conv }, 4),
+            dtype("value", F32, F16),
+        ),
     ]);
     let into = |mut y: Tensor| ops::span_conv_into(&mut y, &conv, 4, window(3), &Default::default());
     each([
@@ -192,7 +195,14 @@ fn history_without_sequences() {
     let options = SpanKeyOptions { history, ..Default::default() };
     each([(ops::span_key(&key, causal, &options), missing.clone())]);
     let SpanKeyTensors { x, query, depthwise, pointwise } = key;
-    let conv = SpanConvTensors { x, query, value: &value, depthwise, pointwise, weight: &weight };
+    let conv = SpanConvTensors {
+        x,
+        query: query.into(),
+        value: (&value).into(),
+        depthwise,
+        pointwise,
+        weight: &weight,
+    };
     let history = Some(SpanConvHistory { x: &kept, value: &kept_value });
     let options = SpanConvOptions { history, ..Default::default() };
     each([(ops::span_conv(&conv, 4, causal, &options), missing)]);

@@ -287,8 +287,8 @@ impl Fed<'_> {
                 _ => {
                     let tensors = ops::SpanConvTensors {
                         x: &x,
-                        query: &x,
-                        value: &x,
+                        query: (&x).into(),
+                        value: (&x).into(),
                         depthwise: &depthwise,
                         pointwise: &pointwise,
                         weight: &generator,

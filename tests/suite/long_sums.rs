@@ -1,6 +1,6 @@
 //! Sums of very many equal terms, where roundings do not cancel: each output is within the bound of the reference.
 
-use lightspan::problem::{DynamicConvProblem, LightConvProblem, LinearProblem, Mask};
+use lightspan::problem::{Alignment, DynamicConvProblem, LightConvProblem, LinearProblem, Mask};
 use lightspan::reference::{self, AttentionInputs, DynamicConvInputs, LightConvInputs, TapInputs};
 use lightspan::{DType, Normalize, Sequences, Window};
 
@@ -95,6 +95,7 @@ fn attention() {
             head_channels: 4,
             scale: Some(scale),
             mask: Mask::FULL,
+            alignment: Alignment::End,
             dtype: DType::F32,
             seed: 2,
         };

@@ -9,6 +9,7 @@ mod support;
 mod append;
 mod attention;
 mod bad_input;
+mod channels;
 mod conformance;
 mod cost;
 #[cfg(feature = "cuda")]

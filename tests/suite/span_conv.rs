@@ -101,8 +101,8 @@ impl Call {
         let history = tensor(&self.history).zip(tensor(&self.value_history));
         let tensors = ops::SpanConvTensors {
             x: &x,
-            query: &query,
-            value: &value,
+            query: (&query).into(),
+            value: (&value).into(),
             depthwise: &depthwise,
             pointwise: &pointwise,
             weight: &weight,

@@ -53,7 +53,9 @@ pub(crate) fn write(root: &Path, folder: &Path) -> Result<(), String> {
         pack(&to)?;
     }
     copy(&root.join("tests/fixtures"), &folder.join("fixtures"))?;
-    copy(&root.join("benches/pytorch.py"), &folder.join("pytorch.py"))?;
+    for script in ["pytorch.py", "pytorch_layers.py", "pytorch_operators.py"] {
+        copy(&root.join("benches").join(script), &folder.join(script))?;
+    }
     save(&folder.join("run.sh"), SCRIPT)?;
     executable(&folder.join("run.sh"))?;
     let glibc = dotted(&newest);

@@ -115,9 +115,14 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
     run(&mut example("cuda_counts", &["--time", "300", "--channels", "64", "--widths", "3,31"]))?;
     driver::test(&root())?;
     race(&["--backend", "cpu"])?;
+    let models = ["--model", "--size", "tiny"];
+    race(&[&["--backend", "cpu"][..], &models].concat())?;
+    texts(&["--backend", "cpu"])?;
     if let Some(adapter) = adapter {
         conformance(&adapter.flags())?;
         race(&adapter.flags())?;
+        race(&[&adapter.flags()[..], &models].concat())?;
+        texts(&adapter.flags())?;
         // One group: its operator, in all types, and the copy.
         let mut command =
             command(["test", "--all-features", "--bench", "operators", "--", "light_conv_by_width"]);
@@ -153,6 +158,14 @@ fn race(flags: &[&str]) -> Result<(), String> {
     let _ = fs::remove_file(&picture);
     raced?;
     if drawn { Ok(()) } else { Err("the race drew no picture".to_owned()) }
+}
+
+/// The examples of text in and text out, on the tiny models.
+fn texts(flags: &[&str]) -> Result<(), String> {
+    let fill_mask = ["tests/fixtures/convbert_tiny", "w5 [MASK] w7 [MASK]", "[MASK]"];
+    run(&mut example("fill_mask", &[flags, &fill_mask].concat()))?;
+    let translate = ["--limit", "9", "--scores", "tests/fixtures/seq2seq_light_tiny", "w4 w5@@ w6", "w7"];
+    run(&mut example("translate", &[flags, &translate].concat()))
 }
 
 /// Format, lints and documentation, warnings denied.

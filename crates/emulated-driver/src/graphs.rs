@@ -50,7 +50,9 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(
 unsafe extern "C" fn cuGraphLaunch(executable: *const Graph, stream: Stream) -> Code {
     // SAFETY: the caller's promise.
     let graph = unsafe { &*executable };
-    stream.uncaptured(|| graph.0.iter().map(Work::run).find(|&code| code != SUCCESS).unwrap_or(SUCCESS))
+    // SAFETY: the caller's promise.
+    let run = |work: &Work| unsafe { work.run() };
+    stream.uncaptured(|| graph.0.iter().map(run).find(|&code| code != SUCCESS).unwrap_or(SUCCESS))
 }
 
 /// # Safety

@@ -37,23 +37,69 @@ const WITHOUT_LEAVE: u32 = 48 << 10;
 const DECLARED: c_int = 1;
 const LEAVE: c_int = 8;
 
-/// A launch, with its arguments as they were then.
+/// A function of the program's own, which is given a pointer of its own.
+type HostFunction = unsafe extern "C" fn(*mut c_void);
+
+/// What waits for its turn in a stream.
 #[derive(Clone)]
-pub(crate) struct Work {
-    function: &'static Function,
-    launch: Launch,
-    arguments: Vec<Arg>,
+pub(crate) enum Work {
+    /// A launch, with its arguments as they were then.
+    Kernel { function: &'static Function, launch: Launch, arguments: Vec<Arg> },
+    /// A call on the host, with the address of what it is given.
+    Host { function: HostFunction, data: usize },
 }
 
 impl Work {
-    pub(crate) fn run(&self) -> Code {
-        let Function { loaded, entry, .. } = self.function;
-        if loaded.unloaded.load(Ordering::Acquire) {
-            return INVALID_HANDLE;
+    /// # Safety
+    ///
+    /// A function on the host may be called with its data.
+    pub(crate) unsafe fn run(&self) -> Code {
+        match self {
+            Work::Kernel { function, launch, arguments } => {
+                let Function { loaded, entry, .. } = function;
+                if loaded.unloaded.load(Ordering::Acquire) {
+                    return INVALID_HANDLE;
+                }
+                let run = loaded.module.launch(entry, launch, arguments, &MEMORY);
+                run.map_or_else(|error| failed(&error), |_| SUCCESS)
+            }
+            Work::Host { function, data } => {
+                // SAFETY: the caller's promise.
+                unsafe { function(std::ptr::with_exposed_provenance_mut(*data)) };
+                SUCCESS
+            }
         }
-        let run = loaded.module.launch(entry, &self.launch, &self.arguments, &MEMORY);
-        run.map_or_else(|error| failed(&error), |_| SUCCESS)
     }
+
+    /// Puts it into a stream: runs it, or keeps it where the stream is being captured.
+    ///
+    /// # Safety
+    ///
+    /// As [`Work::run`], for as long as a graph has it.
+    unsafe fn start(self, stream: Stream) -> Code {
+        if let Some(capture) = captures().get_mut(&stream) {
+            capture.work.push(self);
+            return SUCCESS;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.run() }
+    }
+}
+
+/// # Safety
+///
+/// `function` may be called with `data`, now and whenever a graph runs that this was captured into.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuLaunchHostFunc(
+    stream: Stream,
+    function: Option<HostFunction>,
+    data: *mut c_void,
+) -> Code {
+    let Some(function) = function else {
+        return INVALID_VALUE;
+    };
+    // SAFETY: the caller's promise.
+    unsafe { Work::Host { function, data: data.expose_provenance() }.start(stream) }
 }
 
 /// # Safety
@@ -193,10 +239,6 @@ unsafe extern "C" fn cuLaunchKernel(
     let mut launch = Launch::new([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
     launch.dynamic_shared = shared;
     launch.shared_limit = SHARED_MEMORY;
-    let work = Work { function, launch, arguments: arguments.collect() };
-    if let Some(capture) = captures().get_mut(&stream) {
-        capture.work.push(work);
-        return SUCCESS;
-    }
-    work.run()
+    // SAFETY: it is no function on the host.
+    unsafe { Work::Kernel { function, launch, arguments: arguments.collect() }.start(stream) }
 }

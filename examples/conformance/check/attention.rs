@@ -57,6 +57,7 @@ impl Attention {
         AttentionOptions {
             scale: Some(self.problem.scale()),
             mask: self.problem.mask(),
+            alignment: self.problem.alignment(),
             queries: Some(&self.queries),
             keys: Some(&self.keys),
             kind: self.kind,

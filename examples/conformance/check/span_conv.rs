@@ -70,10 +70,11 @@ impl SpanConv {
         run: impl FnOnce(&SpanConvTensors<'_>, &SpanConvOptions<'_>) -> lightspan::Result<R>,
     ) -> lightspan::Result<R> {
         let (key_bias, weight_bias) = (self.key_bias.upload(device)?, self.weight_bias.upload(device)?);
+        let (query, value) = (self.query.upload(device)?, self.value.upload(device)?);
         let tensors = SpanConvTensors {
             x: &self.x.upload(device)?,
-            query: &self.query.upload(device)?,
-            value: &self.value.upload(device)?,
+            query: (&query).into(),
+            value: (&value).into(),
             depthwise: &self.depthwise.upload(device)?,
             pointwise: &self.pointwise.upload(device)?,
             weight: &self.weight.upload(device)?,

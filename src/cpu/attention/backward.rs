@@ -3,7 +3,6 @@ mod naive;
 
 use std::ops::Range;
 
-use crate::cpu::attention::seen;
 use crate::cpu::gradients::check_wanted;
 use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
@@ -147,7 +146,7 @@ fn seen_by(problem: &AttentionProblem, queries: Sequence, keys: Sequence, n: usi
         let (mut below, mut above) = (0, queries.length);
         while below < above {
             let middle = below + (above - below) / 2;
-            if passes(seen(problem, queries, keys, middle)) {
+            if passes(problem.seen(queries, keys, middle)) {
                 above = middle;
             } else {
                 below = middle + 1;

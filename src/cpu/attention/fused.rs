@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::cpu::attention::{Call, all_finite, seen};
+use crate::cpu::attention::{Call, all_finite};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::scratch::Division;
 use crate::cpu::softmax::{OnlineSoftmax, scale_columns};
@@ -49,9 +49,10 @@ pub(super) fn run(call: &Call<'_>, worker_parts: &mut [f32], worker_len: usize) 
 /// Scores and sums are transposed, `[keys, queries]` and `[channels, queries]`, so that softmax runs down columns.
 fn attend(call: &Call<'_>, piece: &Piece, column: usize, scratch: &mut [f32]) {
     let (problem, count) = (call.problem, piece.tokens.len());
-    let (d, stride) = (problem.head_channels(), tile_queries(problem));
+    // Columns come sixteen at a time: a decoder's single query does not pay for a whole tile of them.
+    let (d, stride) = (problem.head_channels(), count.next_multiple_of(16).min(tile_queries(problem)));
     let keys = call.keys.as_slice()[piece.index];
-    let seen = |i: usize| seen(problem, piece.sequence, keys, piece.tokens.start + i);
+    let seen = |i: usize| problem.seen(piece.sequence, keys, piece.tokens.start + i);
 
     let (scores, scratch) = scratch.split_at_mut(KEYS * stride);
     let (sums, scratch) = scratch.split_at_mut(d * stride);

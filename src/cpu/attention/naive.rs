@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cpu::attention::{Call, all_finite, seen};
+use crate::cpu::attention::{Call, all_finite};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::scratch::Division;
 use crate::cpu::softmax::softmax_row;
@@ -162,6 +162,6 @@ impl OneSequence<'_> {
     }
 
     fn seen(&self, t: usize) -> Range<usize> {
-        seen(self.call.problem, self.queries, self.keys, t)
+        self.call.problem.seen(self.queries, self.keys, t)
     }
 }

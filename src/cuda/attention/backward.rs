@@ -10,6 +10,7 @@ use crate::cuda::gpu::Gpu;
 use crate::cuda::plan::Launch;
 use crate::cuda::sequences::DeviceSequences;
 use crate::cuda::traffic::Traffic;
+use crate::gpu::attention::check_past;
 use crate::problem::{AttentionBackwardProblem, AttentionKind};
 use crate::{Result, SequenceShape, Sequences};
 
@@ -103,6 +104,7 @@ impl AttentionBackward {
         let AttentionBackwardArgs { queries, keys, q, k, v, y, dy, dq, dk, dv } = args;
         forward.queries().check(queries.shape())?;
         forward.keys().check(keys.shape())?;
+        check_past(forward, queries.furthest())?;
         let binder = Binder { gpu: &self.gpu };
         let [query_list, key_list] = [binder.list(queries)?, binder.list(keys)?];
         let (dtype, channels) = (forward.dtype(), forward.channels());

@@ -1,8 +1,13 @@
 //! The real driver, by cudarc.
 
+mod library;
+mod products;
+
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+
+pub(crate) use products::{Operands, Product};
 
 use ::cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
 use ::cudarc::driver::{
@@ -10,6 +15,7 @@ use ::cudarc::driver::{
 };
 use ::cudarc::nvrtc::Ptx;
 
+use self::products::{CublasLt, Workspace};
 use crate::cuda::driver::{Driver, Kernel, Memory, Queue};
 use crate::cuda::limits::Limits;
 use crate::cuda::modules::Module;
@@ -23,6 +29,9 @@ pub(crate) struct Cuda {
     name: String,
     limits: Limits,
     modules: Arc<Modules>,
+    /// NVIDIA's library, or why it cannot be used: opened where it is first wanted.
+    cublaslt: Arc<OnceLock<Result<CublasLt, String>>>,
+    workspace: OnceLock<Workspace>,
 }
 
 /// The modules that were loaded into a context.
@@ -72,17 +81,31 @@ impl Cuda {
             shared_memory: ask(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             blocks: ask(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X)?,
         };
-        Ok(Cuda { stream, name, limits, modules: Arc::default() })
+        Ok(Cuda {
+            stream,
+            name,
+            limits,
+            modules: Arc::default(),
+            cublaslt: Arc::default(),
+            workspace: OnceLock::new(),
+        })
     }
 
-    /// Another stream of the same context, with the same modules.
+    /// Another stream of the same context, with the same modules and library.
     pub(crate) fn on(&self, stream: Arc<CudaStream>) -> Result<Self> {
         if stream.context() != self.stream.context() {
             let (expected, got) = (self.name.clone(), "a stream of another context".to_owned());
             return Err(Error::Device { tensor: "the stream", expected, got });
         }
-        let Cuda { name, limits, modules, .. } = self;
-        Ok(Cuda { stream, name: name.clone(), limits: *limits, modules: modules.clone() })
+        let Cuda { name, limits, modules, cublaslt, .. } = self;
+        Ok(Cuda {
+            stream,
+            name: name.clone(),
+            limits: *limits,
+            modules: modules.clone(),
+            cublaslt: cublaslt.clone(),
+            workspace: OnceLock::new(),
+        })
     }
 
     /// Whether the stream is the default stream of the thread that calls, another one in every thread.

@@ -33,7 +33,8 @@ impl ConvBertForMaskedLm {
         let (head, logits) = (weights.at("generator_predictions"), weights.at("generator_lm_head"));
         let dense = head.at("dense").linear(c, e, true)?;
         let decoder = if config.tie_word_embeddings {
-            logits.pass_over("weight");
+            let table = (weights, "convbert.embeddings.word_embeddings.weight");
+            logits.tied("weight", table, &[v, e], "tie_word_embeddings")?;
             Linear { bias: Some(logits.get("bias", &[v])?), ..Linear::new(convbert.embeddings.table.clone()) }
         } else {
             logits.linear(e, v, true)?
@@ -59,9 +60,7 @@ impl ConvBertForMaskedLm {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(ConvBertConfig, Self)> {
-        let (config, weights) = json::open::<ConvBertConfig>(folder.as_ref(), device, options)?;
-        let model = ConvBertForMaskedLm::new(&config, &weights)?;
-        Ok((config, model))
+        json::load(folder.as_ref(), device, options, Self::new)
     }
 
     /// The logits `[.., V]` of each token.
@@ -124,9 +123,7 @@ impl ConvBertForSequenceClassification {
         device: &Device,
         options: LoadOptions<'_>,
     ) -> Result<(ConvBertConfig, Self)> {
-        let (config, weights) = json::open::<ConvBertConfig>(folder.as_ref(), device, options)?;
-        let model = ConvBertForSequenceClassification::new(&config, &weights)?;
-        Ok((config, model))
+        json::load(folder.as_ref(), device, options, Self::new)
     }
 
     /// The logits `[sequences, labels]`. Each sequence has a token at least.
@@ -177,6 +174,19 @@ impl ConvBertDiscriminator {
         };
         weights.finish()?;
         Ok(model)
+    }
+
+    /// The model in a folder with `config.json` and `model.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConvBertDiscriminator::new`], and for files that cannot be read.
+    pub fn load(
+        folder: impl AsRef<Path>,
+        device: &Device,
+        options: LoadOptions<'_>,
+    ) -> Result<(ConvBertConfig, Self)> {
+        json::load(folder.as_ref(), device, options, Self::new)
     }
 
     /// The logits `[..]` of each token: above zero where it seems replaced.

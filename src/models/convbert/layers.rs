@@ -73,15 +73,12 @@ fn mixed(config: &ConvBertConfig, weights: &Weights<'_>) -> Result<MixedAttentio
         output.get_with("weight", &[c, 2 * a], &[c, a], take)
     };
     Ok(MixedAttention {
-        query: inside.at("query").linear(c, a, true)?,
-        key: inside.at("key").linear(c, a, true)?,
-        value: inside.at("value").linear(c, a, true)?,
+        input: inside.side_by_side(&["query", "key", "value", "conv_out_layer"], c, a, true)?,
         depthwise: separable.get_as("depthwise.weight", &[c, 1, k], &[c, k])?,
         pointwise: separable.get_as("pointwise.weight", &[a, c, 1], &[a, c])?,
         key_bias: Some(separable.get_as("bias", &[a, 1], &[a])?),
         kernel: kernel.get("weight", &[heads * k, a])?,
         kernel_bias: Some(kernel.get("bias", &[heads * k])?),
-        conv_value: inside.at("conv_out_layer").linear(c, a, true)?,
         attention_output: Linear { bias: Some(output.get("bias", &[c])?), ..Linear::new(columns(0)?) },
         conv_output: Linear::new(columns(a)?),
         heads,

@@ -51,7 +51,7 @@ pub fn attention_backward(
     wanted: &AttentionWanted,
 ) -> Result<AttentionGradients> {
     let AttentionBackwardTensors { q, k, v, y, dy } = *tensors;
-    let (forward, queries, keys) = describe(q, k, v, heads, options)?;
+    let (forward, queries, keys) = describe(q.into(), k.into(), v.into(), heads, options)?;
     let problem = AttentionBackwardProblem::new(forward, *wanted);
     check::operand("y", y, q, q.dtype(), q.shape())?;
     check::operand("dy", dy, q, q.dtype(), q.shape())?;

@@ -53,7 +53,7 @@ pub fn span_conv_backward(
     let (forward, sequences) = describe(tensors, heads, window, options)?;
     let problem = SpanConvBackwardProblem::new(forward, *wanted)?;
     let SpanConvTensors { x, query, value, depthwise, pointwise, weight } = *tensors;
-    check::operand("dy", dy, x, x.dtype(), value.shape())?;
+    check::operand("dy", dy, x, x.dtype(), &value.shape())?;
     let (key, conv, dtype) = (problem.key().wanted(), problem.conv().wanted(), problem.key().parameters());
     let outputs = forward.key().outputs();
     #[cfg(feature = "wgpu")]
@@ -62,11 +62,11 @@ pub fn span_conv_backward(
     check::planned_cuda(x, |gpu| cuda::SpanConvBackward::new(gpu, problem))?;
     let mut gradients = SpanConvGradients {
         x: check::gradient(key.x, x.shape(), x.dtype(), x)?,
-        query: check::gradient(key.query, query.shape(), x.dtype(), x)?,
+        query: check::gradient(key.query, &query.shape(), x.dtype(), x)?,
         depthwise: check::gradient(key.depthwise, depthwise.shape(), dtype, x)?,
         pointwise: check::gradient(key.pointwise, pointwise.shape(), dtype, x)?,
         key_bias: check::gradient(key.key_bias, &[outputs], dtype, x)?,
-        value: check::gradient(conv.x, value.shape(), x.dtype(), x)?,
+        value: check::gradient(conv.x, &value.shape(), x.dtype(), x)?,
         weight: check::gradient(conv.weight, weight.shape(), dtype, x)?,
         weight_bias: check::gradient(conv.weight_bias, &[forward.conv().logits()], dtype, x)?,
         bias: check::gradient(conv.bias, &[outputs], dtype, x)?,
@@ -90,8 +90,8 @@ fn launch(
             let args = cpu::SpanConvBackwardArgs {
                 sequences,
                 x: Rows::contiguous(tensors.x.cpu()),
-                query: Rows::contiguous(tensors.query.cpu()),
-                value: Rows::contiguous(tensors.value.cpu()),
+                query: tensors.query.cpu(),
+                value: tensors.value.cpu(),
                 depthwise: tensors.depthwise.cpu(),
                 pointwise: tensors.pointwise.cpu(),
                 key_bias: options.key_bias.map(Tensor::cpu),
@@ -117,8 +117,8 @@ fn launch(
             let args = wgpu::SpanConvBackwardArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: wgpu::Rows::contiguous(tensors.x.buffer()),
-                query: wgpu::Rows::contiguous(tensors.query.buffer()),
-                value: wgpu::Rows::contiguous(tensors.value.buffer()),
+                query: tensors.query.wgpu(),
+                value: tensors.value.wgpu(),
                 depthwise: tensors.depthwise.buffer().into(),
                 pointwise: tensors.pointwise.buffer().into(),
                 key_bias: options.key_bias.map(|bias| bias.buffer().into()),
@@ -150,8 +150,8 @@ fn launch(
             let args = cuda::SpanConvBackwardArgs {
                 sequences: &gpu.sequences(sequences)?,
                 x: cuda::Rows::contiguous(tensors.x.on_cuda()),
-                query: cuda::Rows::contiguous(tensors.query.on_cuda()),
-                value: cuda::Rows::contiguous(tensors.value.on_cuda()),
+                query: tensors.query.cuda(),
+                value: tensors.value.cuda(),
                 depthwise: tensors.depthwise.on_cuda(),
                 pointwise: tensors.pointwise.on_cuda(),
                 key_bias: options.key_bias.map(Tensor::on_cuda),

@@ -1,5 +1,6 @@
 use ::wgpu::Buffer;
 
+use crate::gpu::attention::check_past;
 use crate::problem::{AttentionBackwardProblem, AttentionKind};
 use crate::wgpu::attention::Contents;
 use crate::wgpu::attention::gradients::{self, BackwardPlaces, Name};
@@ -86,6 +87,7 @@ impl AttentionBackward {
         let (forward, wanted) = (self.problem.forward(), self.problem.wanted());
         queries.check(&self.gpu, forward.queries())?;
         keys.check(&self.gpu, forward.keys())?;
+        check_past(forward, queries.furthest())?;
         let binder = Binder { gpu: &self.gpu };
         let (dtype, channels) = (forward.dtype(), forward.channels());
         let (of_queries, of_keys) = (forward.queries(), forward.keys());

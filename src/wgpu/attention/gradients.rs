@@ -2,6 +2,7 @@
 
 use crate::DType;
 use crate::Result;
+use crate::gpu::attention::check_lengths;
 use crate::problem::{AttentionBackwardProblem, AttentionKind, AttentionProblem};
 use crate::wgpu::attention::plan::{
     Contents, Lies, Parts, Planner, QUERIES, SCORES, TilesOf, fused_parts, kernel, score_count,
@@ -81,7 +82,7 @@ pub(crate) fn plan(
         return Ok(vec![]);
     }
     let planner = Planner { problem: forward, contents, limits };
-    planner.check()?;
+    check_lengths(forward)?;
     let mut steps = match kind {
         AttentionKind::Fused => plan_fused(problem, places, planner)?,
         AttentionKind::Naive => plan_naive(problem, places, planner)?,

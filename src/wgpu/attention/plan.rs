@@ -1,5 +1,6 @@
 //! What attention launches.
 
+use crate::gpu::attention::{check_lengths, reach};
 use crate::gpu::{STEPS, Tiles, listed, within};
 use crate::problem::{AttentionKind, AttentionProblem};
 use crate::wgpu::limits::Limits;
@@ -111,17 +112,6 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// An error where a kernel could not count so many tokens.
-    pub(super) fn check(&self) -> Result<()> {
-        for (what, shape) in [
-            ("queries of a sequence of", self.problem.queries()),
-            ("keys of a sequence of", self.problem.keys()),
-        ] {
-            within(what, "the call", shape.longest() as u64, FAR as u64 - 1)?;
-        }
-        Ok(())
-    }
-
     /// An error where the scores of naive attention could not be counted.
     pub(super) fn check_scores(&self) -> Result<()> {
         let scores = score_count(self.problem, self.contents.longest.max(1));
@@ -160,8 +150,7 @@ impl Planner<'_> {
     ) -> Result<Launch> {
         let (problem, mask) = (self.problem, self.problem.mask());
         let tiles = self.tiles(of, outputs, problem.heads() * parts.parts)?;
-        let far = |side: Option<usize>| side.map_or(FAR, |tokens| tokens.min(FAR));
-        let (mut left, mut right) = (far(mask.left()), far(mask.right()));
+        let (mut left, mut right) = (reach(mask.left()), reach(mask.right()));
         if of == TilesOf::Keys {
             std::mem::swap(&mut left, &mut right);
         }
@@ -196,7 +185,7 @@ impl Planner<'_> {
             ("other_queries_stride", lies.other_queries.stride),
             ("other_keys_offset", lies.other_keys.offset),
             ("other_keys_stride", lies.other_keys.stride),
-            ("unused", 0),
+            ("alignment", problem.alignment_number(of == TilesOf::Keys) as usize),
         ])?);
         Launch::new(kernel, tiles.groups(), all, self.limits)
     }
@@ -246,7 +235,7 @@ pub(crate) fn plan(
         return Ok(vec![]);
     }
     let planner = Planner { problem, contents, limits };
-    planner.check()?;
+    check_lengths(problem)?;
     match kind {
         AttentionKind::Fused => {
             let (blocks, parts) = fused_parts(problem.head_channels());
@@ -263,9 +252,6 @@ pub(crate) fn plan(
         }
     }
 }
-
-/// As far as any sequence goes.
-pub(super) const FAR: usize = 1 << 30;
 
 pub(super) fn kernel(
     name: &'static str,

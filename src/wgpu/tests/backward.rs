@@ -8,7 +8,8 @@ use crate::problem::{
 };
 use crate::wgpu::plan::Launch;
 use crate::wgpu::shader::WORKGROUP;
-use crate::wgpu::tests::plans::{assert_stage_fits, check, has, parameter, sequences, windows};
+use crate::wgpu::tests::plans::{check, has, parameter, sequences, windows};
+use crate::wgpu::tests::products::assert_stage_fits;
 use crate::wgpu::{Limits, attention, linear, span_key};
 use crate::{DType, Error, Result};
 

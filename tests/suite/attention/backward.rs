@@ -51,9 +51,10 @@ impl Backward {
     }
 
     pub fn run(&self, kind: AttentionKind, device: &Device) -> Result<Vec<Option<Tensor>>> {
-        let (call, Case { queries, keys, heads, scale, mask, .. }) = (&self.call, &self.call.case);
+        let (call, Case { queries, keys, heads, scale, mask, alignment, .. }) = (&self.call, &self.call.case);
         let (queries, keys) = (Some(queries), Some(keys));
-        let options = ops::AttentionOptions { scale: *scale, mask: *mask, queries, keys, kind };
+        let (mask, alignment) = (*mask, *alignment);
+        let options = ops::AttentionOptions { scale: *scale, mask, alignment, queries, keys, kind };
         let [q, k, v, y, dy] = [&call.q, &call.k, &call.v, &self.y, &self.dy].map(|values| values.on(device));
         let tensors = ops::AttentionBackwardTensors { q: &q, k: &k, v: &v, y: &y, dy: &dy };
         let found = ops::attention_backward(&tensors, *heads, &options, &self.wanted)?;

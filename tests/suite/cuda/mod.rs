@@ -1,5 +1,6 @@
 //! What only the CUDA room has, on a GPU or on the emulator.
 
+mod cublaslt;
 #[cfg(feature = "emulator")]
 mod dynamic_conv;
 #[cfg(feature = "emulator")]

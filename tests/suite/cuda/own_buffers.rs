@@ -109,6 +109,30 @@ fn check_dynamic_call(
     output.check(&call.expected())
 }
 
+/// Fails unless the operator gives what the reference expects.
+pub(super) fn check_linear(
+    operator: &room::Linear,
+    call: &linear::Call,
+    scatter: &mut Scatter<'_>,
+) -> Result<(), TestCaseError> {
+    let problem = operator.problem();
+    let x = scatter.rows(&call.x, problem.inputs());
+    let weight = scatter.elements(&call.weight);
+    let bias = scatter.optional(&call.bias);
+    let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, problem.outputs()));
+    let mut output = scatter.output(problem.rows(), problem.outputs(), problem.dtype());
+    let args = room::LinearArgs {
+        x: x.rows(),
+        weight: weight.elements(),
+        bias: elements(&bias),
+        residual: residual.as_ref().map(Input::rows),
+        y: output.rows(),
+    };
+    operator.launch(args).unwrap();
+    let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
+    output.check(&expected)
+}
+
 /// Scratch memory of just so many numbers, all of them NaN before.
 fn check_attention(
     gpu: &Gpu,
@@ -250,24 +274,9 @@ proptest! {
     #[test]
     fn linear_layer(problem in linear::problem(), seed in any::<u64>(), (place, step) in place()) {
         let Some(device) = cuda_device() else { return Ok(()) };
-        let (call, mut scatter) = (linear::Call::draw(problem, seed), Scatter::new(&device, place, step));
-        let x = scatter.rows(&call.x, problem.inputs());
-        let weight = scatter.elements(&call.weight);
-        let bias = scatter.optional(&call.bias);
-        let residual = call.residual.as_ref().map(|residual| scatter.rows(residual, problem.outputs()));
-        let mut output = scatter.output(problem.rows(), problem.outputs(), problem.dtype());
-        let operator = room::Linear::new(device.cuda_gpu().unwrap(), problem).unwrap();
-        operator
-            .launch(room::LinearArgs {
-                x: x.rows(),
-                weight: weight.elements(),
-                bias: elements(&bias),
-                residual: residual.as_ref().map(Input::rows),
-                y: output.rows(),
-            })
-            .unwrap();
-        let expected: Vec<_> = (0..problem.rows()).flat_map(|row| call.expected(row)).collect();
-        output.check(&expected)?;
+        let call = linear::Call::draw(problem, seed);
+        let (gpu, mut scatter) = (device.cuda_gpu().unwrap(), Scatter::new(&device, place, step));
+        check_linear(&room::Linear::new(gpu, problem).unwrap(), &call, &mut scatter)?;
     }
 
     /// Rows, weight and bias anywhere, so that units of every size are taken.

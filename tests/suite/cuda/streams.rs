@@ -18,13 +18,13 @@ use crate::support::ConvCase;
 use crate::support::cuda::cuda_device;
 
 /// Whether cudarc tracks events is a matter of the whole context: these tests run one after another.
-fn alone() -> MutexGuard<'static, ()> {
+pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stream of a GPU that is this test's own.
-fn stream() -> Option<(Device, Arc<CudaStream>)> {
+pub(super) fn stream() -> Option<(Device, Arc<CudaStream>)> {
     let device = cuda_device()?;
     let Some(stream) = device.cuda_gpu()?.stream() else {
         eprintln!("SKIPPED: this test is of a GPU, and there is none");

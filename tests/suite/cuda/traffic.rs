@@ -1,6 +1,7 @@
 //! What the emulator counts is what the plans predict, and that is little more than must move.
 
 mod append;
+mod attention;
 pub mod dynamic_conv;
 pub mod dynamic_conv_backward;
 mod light_conv_backward;
@@ -9,11 +10,8 @@ mod products_backward;
 mod span_conv_backward;
 mod tables;
 
-use lightspan::cuda::{Attention, Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
-use lightspan::problem::{
-    Activation, AttentionKind, AttentionProblem, Convolution, LightConvProblem, LinearProblem, Mask,
-    SpanKeyProblem,
-};
+use lightspan::cuda::{Gpu, LaunchProfile, LightConv, Limits, Linear, SpanKey, Traffic};
+use lightspan::problem::{Activation, Convolution, LightConvProblem, LinearProblem, SpanKeyProblem};
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
@@ -373,84 +371,6 @@ fn span_keys_fight_little_for_banks() {
             println!("{dtype}, {parameters}, K = {width}, r = {dilation}: {share:.3}");
             assert_eq!(loads.conflicts(), 0, "{dtype}, {parameters}, K = {width}, r = {dilation}");
             assert!(share <= 0.03, "{dtype}, {parameters}, K = {width}, r = {dilation}: {share}");
-        }
-    }
-}
-
-/// Runs attention, holds its traffic against the prediction, and returns what its launches did.
-fn attention(
-    device: &Device,
-    problem: AttentionProblem,
-    kind: AttentionKind,
-    (queries, keys): (&Sequences, &Sequences),
-) -> Vec<LaunchProfile> {
-    let gpu = device.cuda_gpu().unwrap();
-    let predicted = Attention::new(gpu, problem, kind).unwrap().traffic(queries, keys).unwrap();
-    let mut numbers = Numbers::new(5);
-    let mut draw = |of: &Sequences| {
-        numbers.draw(&of.shape().tensor(problem.channels()), problem.dtype(), 1.0).on(device)
-    };
-    let [q, k, v] = [draw(queries), draw(keys), draw(keys)];
-    let options = ops::AttentionOptions {
-        scale: None,
-        mask: problem.mask(),
-        queries: Some(queries),
-        keys: Some(keys),
-        kind,
-    };
-    gpu.start_profile();
-    ops::attention(&q, &k, &v, problem.heads(), &options).unwrap();
-    let launches = gpu.take_profile();
-    let sum = |of: fn(&LaunchProfile) -> u64| launches.iter().map(of).sum::<u64>();
-    let counted = [sum(|l| l.profile.global_loads.sectors), sum(|l| l.profile.global_stores.sectors)];
-    assert_eq!(counted, [predicted.read + predicted.parameters, predicted.written], "{kind:?} {problem:?}");
-    launches
-}
-
-proptest! {
-    #![proptest_config(config(150))]
-
-    #[test]
-    fn attention_reads_and_writes_what_is_predicted(
-        (queries, keys) in (1usize..4).prop_flat_map(|n| {
-            (sequences(n..n + 1, 0..200), sequences(n..n + 1, 0..200))
-        }),
-        (heads, sixteens) in (1usize..4, prop::sample::select(&[1usize, 2, 4, 5, 8, 9, 16][..])),
-        (left, right) in (prop::option::of(0usize..150), prop::option::of(0usize..150)),
-        (dtype, fused) in (prop::sample::select(&DType::ALL[..]), any::<bool>()),
-    ) {
-        let problem = AttentionProblem::new(queries.shape(), keys.shape(), heads, 16 * sixteens, dtype)
-            .unwrap()
-            .with_mask(Mask::local(left, right));
-        let kind = if fused { AttentionKind::Fused } else { AttentionKind::Naive };
-        attention(&Device::cuda_emulated(), problem, kind, (&queries, &keys));
-    }
-}
-
-/// 16 bits go to the tensor cores, with all that the mask lets through, and f32 does not; nothing meets a bank twice.
-#[test]
-fn attention_uses_matrices_and_does_not_fight_for_banks() {
-    let device = Device::cuda_emulated();
-    let (queries, keys) = (Sequences::batch(1, 200).unwrap(), Sequences::batch(1, 333).unwrap());
-    for (dtype, head_channels) in DType::ALL.into_iter().flat_map(|dtype| [64, 128, 256].map(|d| (dtype, d)))
-    {
-        for (kind, mask) in [AttentionKind::Naive, AttentionKind::Fused]
-            .into_iter()
-            .flat_map(|kind| [Mask::FULL, Mask::CAUSAL].map(|mask| (kind, mask)))
-        {
-            let problem = AttentionProblem::new(queries.shape(), keys.shape(), 2, head_channels, dtype)
-                .unwrap()
-                .with_mask(mask);
-            let launches = attention(&device, problem, kind, (&queries, &keys));
-            let products: u64 = launches.iter().map(|launch| launch.profile.matrix_multiply_adds).sum();
-            let all = problem.flops() / 2;
-            assert!(if dtype == DType::F32 { products == 0 } else { products >= all }, "{products} of {all}");
-            for launch in &launches {
-                let profile = &launch.profile;
-                let conflicts = [profile.shared_loads.conflicts(), profile.shared_stores.conflicts()];
-                let of = (launch.module, launch.entry);
-                assert_eq!(conflicts, [0, 0], "{of:?}, D = {head_channels}, {mask:?}");
-            }
         }
     }
 }

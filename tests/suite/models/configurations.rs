@@ -37,6 +37,7 @@ fn models_take_as_many_parameters_as_they_say() {
     for kind in [LightConvKind::Lightweight, LightConvKind::Dynamic] {
         let tied = tiny_light_conv(kind);
         let apart = LightConvConfig {
+            source_vocab_size: Some(19),
             share_all_embeddings: false,
             share_decoder_input_output_embed: false,
             positions: PositionKind::Learned,
@@ -48,7 +49,8 @@ fn models_take_as_many_parameters_as_they_say() {
         for config in [tied, apart] {
             let parameters = taken(|weights| config.seq2seq(weights).map(drop));
             assert_eq!(count(&parameters), config.parameters().unwrap(), "{config:?}");
-            let config = LightConvConfig { model: "lightconv_lm".to_owned(), ..config };
+            let config =
+                LightConvConfig { model: "lightconv_lm".to_owned(), source_vocab_size: None, ..config };
             let parameters = taken(|weights| config.language_model(weights).map(drop));
             assert_eq!(count(&parameters), config.parameters().unwrap(), "{config:?}");
         }
@@ -114,6 +116,9 @@ fn what_no_model_has_is_refused() {
     light(&|config| config.conv_dim = Some(10), "attention_heads");
     light(&|config| config.decoder_kernel_widths[0] = 0, "kernel_widths");
     light(&|config| config.padding_index = 17, "padding_index");
+    // One table serves both sides here.
+    light(&|config| config.source_vocab_size = Some(18), "source_vocab_size");
+    light(&|config| (config.share_all_embeddings, config.source_vocab_size) = (false, Some(2)), "eos_index");
     let pretrained = |mixer, key| refused(tiny_pretrained(mixer).parameters(), key);
     pretrained(PretrainedMixer::Light { width: 7, heads: 5 }, "heads");
     pretrained(PretrainedMixer::Depthwise { width: 0 }, "width");

@@ -124,10 +124,10 @@ fn each_tensor_is_wanted_in_its_shape_and_type() {
 fn what_is_left_over_is_named() {
     let mut file = masked_lm_file();
     let one = (Dtype::F32, vec![1], vec![0; 4]);
-    // These are no parameters, or the table once more.
-    for known in ["convbert.embeddings.position_ids", "generator_lm_head.weight"] {
-        file.insert(known.to_owned(), one.clone());
-    }
+    // The first is no parameter, the second the table once more.
+    file.insert("convbert.embeddings.position_ids".to_owned(), one.clone());
+    let table = file["convbert.embeddings.word_embeddings.weight"].clone();
+    file.insert("generator_lm_head.weight".to_owned(), table);
     load(written(&file), LoadOptions::default()).unwrap();
     let names: Vec<String> = (0..7).map(|i| format!("convbert.surplus.{i}")).collect();
     for name in &names {
@@ -138,6 +138,41 @@ fn what_is_left_over_is_named() {
     assert!(error.to_string().contains("7 of the weights"), "{error}");
     assert!(error.to_string().ends_with("and 2 more"), "{error}");
     load(written(&file), LoadOptions { allow_surplus: true, ..Default::default() }).unwrap();
+}
+
+/// A table that is stored twice has the same numbers twice, or the configuration is not that of the weights.
+#[test]
+fn tied_tables_are_the_same() {
+    let mut stored = masked_lm_file();
+    let mut table = stored["convbert.embeddings.word_embeddings.weight"].clone();
+    table.2[5] ^= 1;
+    stored.insert("generator_lm_head.weight".to_owned(), table);
+    let error = load(written(&stored), LoadOptions::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "configuration tie_word_embeddings must be false for weights whose generator_lm_head.weight is not \
+         convbert.embeddings.word_embeddings.weight, got true"
+    );
+
+    let config = tiny_light_conv(LightConvKind::Lightweight);
+    let names = taken(|weights| config.seq2seq(weights).map(drop));
+    for (name, key) in [
+        ("encoder.embed_tokens.weight", "share_all_embeddings"),
+        ("decoder.output_projection.weight", "share_decoder_input_output_embed"),
+    ] {
+        let mut stored = file(&names);
+        let load = |file: &File| {
+            let weights = Weights::from_bytes(written(file), &Device::cpu(), LoadOptions::default())?;
+            config.seq2seq(&weights)
+        };
+        stored.insert(name.to_owned(), stored["decoder.embed_tokens.weight"].clone());
+        load(&stored).unwrap();
+        stored.entry(name.to_owned()).and_modify(|table| table.2[5] ^= 1);
+        match load(&stored).unwrap_err() {
+            Error::Config { key: found, .. } => assert_eq!(found, key),
+            other => panic!("{name}: {other}"),
+        }
+    }
 }
 
 /// fairseq wrote norms in a list before it wrote them by name, and keeps other things beside parameters.
@@ -208,8 +243,8 @@ fn heads_find_the_encoder_within() {
     let (_, model) = ConvBert::load(&folder, &device, options).unwrap();
     assert_eq!(model.forward(&tokens, None, &sequences).unwrap().shape(), [2, 3, 16]);
 
-    let weights = Weights::from_bytes(written(&file(&discriminator)), &device, options).unwrap();
-    let model = ConvBertDiscriminator::new(&config, &weights).unwrap();
+    save(&discriminator);
+    let (_, model) = ConvBertDiscriminator::load(&folder, &device, options).unwrap();
     assert_eq!(model.forward(&tokens, None, &sequences).unwrap().shape(), [2, 3]);
 
     // What cannot be read is named.
@@ -262,6 +297,7 @@ proptest! {
                         | Error::WeightShape { .. }
                         | Error::WeightType { .. }
                         | Error::SurplusWeights { .. }
+                        | Error::Config { .. }
                 ),
                 "{}", error
             );

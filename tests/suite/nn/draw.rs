@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lightspan::nn::{
     Conv, ConvBlock, CrossAttention, DecoderLayer, DecoderMixer, DynamicConv, EncoderLayer, EncoderMixer,
     FeedForward, LightConv, Linear, MixedAttention, MultiHeadAttention, Norm, NormOrder, Parameter,
+    SelfAttention,
 };
 use lightspan::problem::{Activation, NormKind};
 use lightspan::{DType, Device, Normalize, Tensor, Window};
@@ -153,21 +154,24 @@ impl<'a> Draw<'a> {
         }
     }
 
+    fn self_attention(&mut self) -> SelfAttention {
+        let Shape { heads, channels, .. } = *self.shape;
+        let (input, output) = (self.linear(channels, 3 * channels), self.linear(channels, channels));
+        SelfAttention { input, output, heads, scale: None }
+    }
+
     fn mixed(&mut self, window: Window) -> MixedAttention {
         let Shape { heads, channels, .. } = *self.shape;
         let (half, width) = (channels / 2, window.width());
         let key_scale = (3.0 / width as f64).sqrt();
         let conv_output = self.linear(half, channels);
         MixedAttention {
-            query: self.linear(channels, half),
-            key: self.linear(channels, half),
-            value: self.linear(channels, half),
+            input: self.linear(channels, 4 * half),
             depthwise: self.parameter(&[channels, width], key_scale, 0.0),
             pointwise: self.parameter(&[half, channels], (3.0 / channels as f64).sqrt(), 0.0),
             key_bias: self.bias(half),
             kernel: self.parameter(&[heads * width, half], (3.0 / half as f64).sqrt(), 0.0),
             kernel_bias: self.bias(heads * width),
-            conv_value: self.linear(channels, half),
             attention_output: self.linear(half, channels),
             conv_output: Linear { bias: None, ..conv_output },
             heads,
@@ -188,7 +192,7 @@ impl<'a> Draw<'a> {
         let window = Window::same(width).and_then(|window| window.dilated(dilation)).unwrap();
         EncoderLayer {
             mixer: match kind {
-                Kind::Attention => EncoderMixer::Attention(self.attention()),
+                Kind::Attention => EncoderMixer::Attention(self.self_attention()),
                 Kind::Mixed => EncoderMixer::Mixed(Box::new(self.mixed(window))),
                 _ => EncoderMixer::Conv(self.conv_block(window)),
             },
@@ -204,7 +208,7 @@ impl<'a> Draw<'a> {
         let window = Window::causal(width).and_then(|window| window.dilated(dilation)).unwrap();
         DecoderLayer {
             mixer: match kind {
-                Kind::Attention => DecoderMixer::Attention(self.attention()),
+                Kind::Attention => DecoderMixer::Attention(self.self_attention()),
                 _ => DecoderMixer::Conv(self.conv_block(window)),
             },
             mixer_norm: self.norm(),

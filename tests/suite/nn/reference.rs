@@ -2,7 +2,7 @@
 
 use lightspan::nn::{
     Conv, ConvBlock, DecoderLayer, DecoderMixer, EncoderLayer, EncoderMixer, FeedForward, Linear,
-    MixedAttention, MultiHeadAttention, Norm, NormOrder,
+    MixedAttention, MultiHeadAttention, Norm, NormOrder, SelfAttention,
 };
 use lightspan::problem::{Activation, NormKind};
 use lightspan::{Normalize, Tensor, Window};
@@ -166,15 +166,30 @@ fn attend(q: &Rows, k: &Rows, v: &Rows, heads: usize, causal: bool) -> Rows {
     (0..q.len()).map(of_query).collect()
 }
 
-pub fn attention(layer: &MultiHeadAttention, x: &Rows, seen: &Rows, causal: bool) -> Rows {
+fn attention(layer: &MultiHeadAttention, x: &Rows, seen: &Rows) -> Rows {
     let (q, k, v) = (linear(&layer.query, x), linear(&layer.key, seen), linear(&layer.value, seen));
+    linear(&layer.output, &attend(&q, &k, &v, layer.heads, false))
+}
+
+/// Tokens see the first `keys`, and no later ones where it is `causal`.
+fn self_attention(layer: &SelfAttention, x: &Rows, keys: usize, causal: bool) -> Rows {
+    let [q, k, v] = parts(&linear(&layer.input, x));
+    let (k, v) = (k[..keys].to_vec(), v[..keys].to_vec());
     linear(&layer.output, &attend(&q, &k, &v, layer.heads, causal))
+}
+
+/// As many channels of each token for each part.
+fn parts<const N: usize>(x: &Rows) -> [Rows; N] {
+    std::array::from_fn(|i| {
+        let part = |x: &Vec<f64>| x[x.len() / N * i..x.len() / N * (i + 1)].to_vec();
+        x.iter().map(part).collect()
+    })
 }
 
 /// Convolution sees all tokens, attention the first `keys`.
 pub fn mixed(layer: &MixedAttention, x: &Rows, keys: usize) -> Rows {
-    let (query, seen) = (linear(&layer.query, x), x[..keys].to_vec());
-    let (key, value) = (linear(&layer.key, &seen), linear(&layer.value, &seen));
+    let [query, key, value, conv_value] = parts(&linear(&layer.input, x));
+    let (key, value) = (key[..keys].to_vec(), value[..keys].to_vec());
     let attended = attend(&query, &key, &value, layer.heads, false);
     // The separable key, times the query.
     let channels = layer.depthwise.shape()[0];
@@ -187,9 +202,8 @@ pub fn mixed(layer: &MixedAttention, x: &Rows, keys: usize) -> Rows {
         .map(|(key, query)| key.iter().zip(query).map(|(key, query)| key * query).collect())
         .collect();
     let kernel = Linear { bias: layer.kernel_bias.clone(), ..Linear::new(layer.kernel.clone()) };
-    let values = linear(&layer.conv_value, x);
     let taps = linear(&kernel, &span);
-    let convolved = convolve(&values, &taps, layer.heads, layer.window, Normalize::Softmax);
+    let convolved = convolve(&conv_value, &taps, layer.heads, layer.window, Normalize::Softmax);
     added(&linear(&layer.attention_output, &attended), &linear(&layer.conv_output, &convolved))
 }
 
@@ -208,7 +222,7 @@ fn around(order: NormOrder, layer: &Norm, x: &Rows, sublayer: impl Fn(&Rows) -> 
 pub fn encoder_layer(layer: &EncoderLayer, x: &Rows, keys: usize) -> Rows {
     let x = around(layer.order, &layer.mixer_norm, x, |x| match &layer.mixer {
         EncoderMixer::Conv(block) => conv_block(block, x),
-        EncoderMixer::Attention(layer) => attention(layer, x, &x[..keys].to_vec(), false),
+        EncoderMixer::Attention(layer) => self_attention(layer, x, keys, false),
         EncoderMixer::Mixed(layer) => mixed(layer, x, keys),
     });
     around(layer.order, &layer.feed_forward_norm, &x, |x| feed_forward(&layer.feed_forward, x))
@@ -217,10 +231,10 @@ pub fn encoder_layer(layer: &EncoderLayer, x: &Rows, keys: usize) -> Rows {
 pub fn decoder_layer(layer: &DecoderLayer, x: &Rows, memory: Option<&Rows>) -> Rows {
     let mut x = around(layer.order, &layer.mixer_norm, x, |x| match &layer.mixer {
         DecoderMixer::Conv(block) => conv_block(block, x),
-        DecoderMixer::Attention(layer) => attention(layer, x, x, true),
+        DecoderMixer::Attention(layer) => self_attention(layer, x, x.len(), true),
     });
     if let (Some(cross), Some(memory)) = (&layer.cross, memory) {
-        x = around(layer.order, &cross.norm, &x, |x| attention(&cross.attention, x, memory, false));
+        x = around(layer.order, &cross.norm, &x, |x| attention(&cross.attention, x, memory));
     }
     around(layer.order, &layer.feed_forward_norm, &x, |x| feed_forward(&layer.feed_forward, x))
 }

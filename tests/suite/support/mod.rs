@@ -37,13 +37,21 @@ pub fn devices() -> Vec<Device> {
     DEVICES.clone().unwrap_or_else(|missing| panic!("{missing}"))
 }
 
-/// Lists the backends that the tests may not do without, with commas between them: so nothing stands in for a GPU.
+/// Lists the backends that the tests may not do without, with commas between them: so nothing stands in for a GPU. `cublaslt` is
+/// that library on the device of CUDA.
 pub const REQUIRE: &str = "LIGHTSPAN_REQUIRE";
 
 /// An error unless every backend that is required is among the devices.
 fn check_required(devices: &[Device]) -> Result<(), String> {
     let names = std::env::var(REQUIRE).unwrap_or_default();
     for name in names.split(',').filter(|name| !name.is_empty()) {
+        #[cfg(feature = "cuda")]
+        if name == "cublaslt" {
+            let gpu = devices.iter().find_map(|device| device.cuda_gpu()).ok_or("there is no device of CUDA");
+            let there = gpu.map_err(str::to_owned).and_then(|gpu| gpu.cublaslt().map_err(|e| e.to_string()));
+            there.map_err(|reason| format!("{REQUIRE} asks for tests on {name}: {reason}"))?;
+            continue;
+        }
         let required: Backend = name.parse().map_err(|error| format!("{REQUIRE}: {error}"))?;
         if !devices.iter().any(|device| device.backend() == required) {
             let reason = Device::open(required).map_or_else(|error| error.to_string(), |_| "skipped".into());

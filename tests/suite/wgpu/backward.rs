@@ -3,7 +3,7 @@
 mod convolutions;
 
 use lightspan::ops::{self, AttentionKind};
-use lightspan::problem::{Activation, LinearProblem, LinearWanted, Mask};
+use lightspan::problem::{Activation, Alignment, LinearProblem, LinearWanted, Mask};
 use lightspan::wgpu::{self as room, DeviceSequences, Gpu};
 use lightspan::{DType, Device, Result as LightspanResult, Sequences, Tensor, Window};
 use proptest::prelude::*;
@@ -235,7 +235,8 @@ fn assert_gradients(expected: &[Expected], got: LightspanResult<Vec<Option<Tenso
 
 fn attention_case(queries: Sequences, keys: Sequences, dtype: DType) -> attention::Case {
     let (heads, head_channels, scale, mask, seed) = (1, 2, None, Mask::CAUSAL, 1);
-    attention::Case { queries, keys, heads, head_channels, scale, mask, dtype, seed }
+    let alignment = Alignment::End;
+    attention::Case { queries, keys, heads, head_channels, scale, mask, alignment, dtype, seed }
 }
 
 #[test]

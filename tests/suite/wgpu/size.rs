@@ -1,7 +1,7 @@
 //! Calls of more workgroups than a dimension of a dispatch holds, and tensors as large as a binding may be.
 
 use ::wgpu::{DeviceType, Limits};
-use lightspan::problem::{LinearProblem, Mask};
+use lightspan::problem::{Alignment, LinearProblem, Mask};
 use lightspan::{DType, Device, Error, Normalize, Sequences, Tensor, Window, bf16, ops};
 
 use crate::dynamic_conv::{self, Generator};
@@ -93,6 +93,7 @@ fn attention_of_more_workgroups_than_a_dimension_holds() {
             head_channels: 2,
             scale: None,
             mask: Mask::CAUSAL,
+            alignment: Alignment::End,
             dtype,
             seed: 1,
         };

@@ -4,7 +4,7 @@
 use std::sync::Barrier;
 
 use ::wgpu::Limits;
-use lightspan::problem::LinearProblem;
+use lightspan::problem::{Alignment, LinearProblem, Mask};
 use lightspan::{DType, Device, Normalize, Sequences, Tensor, Window, ops};
 
 use crate::dynamic_conv::{self, Generator};
@@ -49,7 +49,8 @@ fn run(i: usize, device: &Device) -> Tensor {
                 heads: 2,
                 head_channels: 9,
                 scale: None,
-                mask: lightspan::problem::Mask::CAUSAL,
+                mask: Mask::CAUSAL,
+                alignment: Alignment::End,
                 dtype: case.dtype,
                 seed: case.seed,
             };

@@ -111,6 +111,15 @@ else
     candle=("LD_LIBRARY_PATH=$(IFS=:; echo "${candle[*]}")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" LIGHTSPAN_CANDLE_DEVICE=cuda)
     echo "== candle runs with libraries of CUDA $cuda: $(readlink libraries/libcublas.so)"
 fi
+# lightspan itself takes cuBLASLt where it finds it, for linear layers. Here it is told not to, but for what is of that library,
+# which finds the same one as candle.
+export LIGHTSPAN_CUBLASLT=0
+cublaslt=()
+if [ ${#candle[@]} = 0 ]; then
+    skip "linear layers by cuBLASLt, which is among those libraries"
+else
+    cublaslt=("${candle[0]}")
+fi
 
 # Right: nothing may be skipped on CUDA.
 export LIGHTSPAN_FIXTURES=$PWD/fixtures
@@ -120,10 +129,21 @@ if ! grep -q '^wgpu, real: ' <<<"$devices"; then
     skip "the tests of wgpu, as this machine has no GPU with a driver for Vulkan (LIGHTSPAN_SKIP=wgpu)"
 fi
 step suite env LIGHTSPAN_REQUIRE=cuda LIGHTSPAN_SKIP="$without" bin/suite
+if [ ${#cublaslt[@]} != 0 ]; then
+    products=(cuda::cublaslt cuda::own_buffers::linear cuda::streams linear:: nn:: models::)
+    step suite-cublaslt env "${cublaslt[@]}" LIGHTSPAN_CUBLASLT=1 LIGHTSPAN_REQUIRE=cuda,cublaslt LIGHTSPAN_SKIP=wgpu \
+        bin/suite "${products[@]}"
+fi
 step conformance bin/conformance --backend reference --backend cuda fixtures
 [ ${#candle[@]} = 0 ] || step candle-suite env "${candle[@]}" bin/candle-suite
 if command -v compute-sanitizer >/dev/null; then
-    some=(linear::every_size_before_the_last_is_rows linear::relu_keeps_nan_and_cuts_what_is_negative)
+    some=(
+        linear::every_size_before_the_last_is_rows linear::relu_keeps_nan_and_cuts_what_is_negative
+        norm::every_size_before_the_last_is_rows norm::long_rows norm::rows_without_deviation
+        embedding::moved_rows_keep_their_numbers embedding::rows_of_any_size
+        top_k::long_rows top_k::rows_without_a_softmax
+        append::room_is_used_to_the_last_token
+    )
     for tool in memcheck racecheck synccheck initcheck; do
         sanitizer=(compute-sanitizer --tool "$tool" --error-exitcode 9)
         step "$tool-conformance" "${sanitizer[@]}" bin/conformance --backend cuda fixtures
@@ -135,9 +155,14 @@ fi
 
 # Fast.
 export CRITERION_HOME=$results/criterion
-step operators env LIGHTSPAN_BENCH_DEVICE=cuda LIGHTSPAN_BENCH_JSON="$results/operators.jsonl" bin/operators --bench "${quick[@]}"
+step operators env "${cublaslt[@]}" LIGHTSPAN_BENCH_DEVICE=cuda LIGHTSPAN_BENCH_JSON="$results/operators.jsonl" bin/operators --bench "${quick[@]}"
 for type in f32 bf16; do
     step "race-$type" bin/race --backend cuda --dtype "$type" --out "$results/race-$type.svg" "${quick[@]}"
+    # Whole encoders, of one sequence and of as many as fill a GPU.
+    for batch in 1 8; do
+        step "race-model-$type-$batch" bin/race --model --size base --batch "$batch" --backend cuda --dtype "$type" \
+            --out "$results/race-model-$type-$batch.svg" "${quick[@]}"
+    done
 done
 [ ${#candle[@]} = 0 ] || step candle env "${candle[@]}" CRITERION_HOME="$results/candle" bin/candle --bench "${quick[@]}"
 if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
@@ -148,6 +173,8 @@ if python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/de
         step "pytorch-$type" "${pytorch[@]}"
         step "pytorch-large-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 3,31
         step "pytorch-training-$type" "${pytorch[@]}" --training
+        step "pytorch-layers-$type" "${pytorch[@]}" --layers
+        step "pytorch-layers-large-$type" "${pytorch[@]}" --layers --size 8,4096,1024,16
         step "pytorch-wide-$type" "${pytorch[@]}" --size 8,4096,1024,16 --widths 127 --only light
     done
 else

@@ -49,6 +49,22 @@ fn a_bundle_is_counted_at_any_depth() {
     fs::remove_dir_all(&folder).unwrap();
 }
 
+/// A name of a test that there is not would run nothing, and pass.
+#[test]
+fn the_tests_under_the_sanitizer_are_there() {
+    let list = SCRIPT.split_once("some=(").and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
+    let names: Vec<(&str, &str)> = list.split_whitespace().filter_map(|name| name.split_once("::")).collect();
+    assert_eq!(names.len(), list.split_whitespace().count());
+    for operator in ["linear", "norm", "embedding", "top_k", "append"] {
+        assert!(names.iter().any(|(module, _)| *module == operator), "none of {operator}");
+    }
+    for (module, name) in names {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/suite/{module}.rs"));
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&format!("#[test]\nfn {name}()")), "no {name} in {}", file.display());
+    }
+}
+
 /// A folder of a test that is not there yet.
 fn fresh(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("lightspan-bundle-{name}-{}", std::process::id()));
@@ -128,7 +144,8 @@ fn the_script_runs_all_and_writes_it_down() {
     let (text, json) = (result(&folder, "results.txt").unwrap(), result(&folder, "results.json").unwrap());
     let lines =
         ["GPU: cuda (a \"GPU\"), driver 555.42", "SKIPPED: compute-sanitizer", "SKIPPED: PyTorch", "suite "];
-    for line in lines.into_iter().chain(["candle-suite ", "candle "]) {
+    let lines = lines.into_iter().chain(["race-bf16 ", "race-model-f32-1 ", "race-model-bf16-8 "]);
+    for line in lines.chain(["candle-suite ", "candle ", "suite-cublaslt "]) {
         assert!(text.contains(line), "no {line:?} in {text}");
     }
     assert!(!text.contains("FAILED"), "{text}");
@@ -162,7 +179,11 @@ fn the_script_says_which_libraries_of_candle_are_missing() {
     let missing = "SKIPPED: lightspan inside candle, for which libraries are missing: CUDA 12 would be with \
                    libcublasLt.so.12, and CUDA 13 would be with libcublasLt.so.13";
     assert!(text.contains(missing), "{text}");
-    assert!(!text.contains("candle-suite") && text.contains("race-bf16 "), "{text}");
+    assert!(text.contains("SKIPPED: linear layers by cuBLASLt"), "{text}");
+    assert!(
+        !text.contains("candle-suite") && !text.contains("suite-cublaslt") && text.contains("race-bf16 "),
+        "{text}"
+    );
     assert!(result(&folder, "results.json").unwrap().ends_with("\"candle\": []}\n"));
     fs::remove_dir_all(&folder).unwrap();
 }
@@ -174,7 +195,8 @@ fn the_script_fails_where_a_step_does_and_goes_on() {
     let output = run(&folder, &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = result(&folder, "results.txt").unwrap();
-    assert_eq!(text.matches(" FAILED ").count(), 1, "{text}");
+    // On our kernels, and on cuBLASLt.
+    assert_eq!(text.matches(" FAILED ").count(), 2, "{text}");
     assert!(text.contains("race-bf16 "), "{text}");
     assert!(result(&folder, "results.json").unwrap().contains(r#"{"name": "suite", "exit_status": 3, "#));
     fs::remove_dir_all(&folder).unwrap();

@@ -248,8 +248,8 @@ fn check(call: &BadCall, tracked: bool) -> TestCaseResult {
     };
     let own_tensors = ops::SpanConvTensors {
         x: &tx,
-        query: &tquery,
-        value: &tvalue,
+        query: (&tquery).into(),
+        value: (&tvalue).into(),
         depthwise: &tdepthwise,
         pointwise: &tpointwise,
         weight: &tgenerator,

@@ -1,17 +1,19 @@
 //! ConvBERT of transformers, with its span-based convolutions loaded by their names, against what transformers computed.
 
 use candle_core::{D, DType, Device, Module, Result, Tensor};
-use candle_nn::{VarBuilder, embedding, layer_norm, linear, ops};
+use candle_nn::{VarBuilder, embedding, linear, ops};
 use lightspan::{Sequences, Window};
 use lightspan_candle::nn;
 
-use crate::support::{assert_same_model, fixture};
+use crate::support::{assert_same_model, fixture, normalized};
 
-const FOLDER: &str = "convbert_tiny";
+pub const FOLDER: &str = "convbert_tiny";
 const HIDDEN: usize = 48;
 const EMBEDDED: usize = 24;
 const INNER: usize = 96;
-const WORDS: usize = 120;
+pub const WORDS: usize = 120;
+const POSITIONS: usize = 64;
+const LAYERS: usize = 2;
 const WIDTH: usize = 9;
 /// Four heads, of which the convolutions take half, with half of the channels.
 const HEADS: usize = 2;
@@ -40,10 +42,32 @@ fn layer(x: &Tensor, mask: &Tensor, vb: &VarBuilder<'_>) -> Result<Tensor> {
     let attended_to = attention([query, project("key")?, project("value")?], mask)?;
     let both = Tensor::cat(&[attended_to, convolved], 2)?;
     let both = linear(HIDDEN, HIDDEN, attended.pp("output.dense"))?.forward(&both)?;
-    let x = layer_norm(HIDDEN, EPS, attended.pp("output.LayerNorm"))?.forward(&(x + both)?)?;
+    let x = normalized(&(x + both)?, EPS, attended.pp("output.LayerNorm"))?;
     let inner = linear(HIDDEN, INNER, vb.pp("intermediate.dense"))?.forward(&x)?.gelu_erf()?;
     let outer = linear(INNER, HIDDEN, vb.pp("output.dense"))?.forward(&inner)?;
-    layer_norm(HIDDEN, EPS, vb.pp("output.LayerNorm"))?.forward(&(x + outer)?)
+    normalized(&(x + outer)?, EPS, vb.pp("output.LayerNorm"))
+}
+
+/// What the embeddings and each layer give, and the logits.
+pub fn forward(vb: &VarBuilder<'_>, words: &Tensor, types: &Tensor, mask: &Tensor) -> Result<Vec<Tensor>> {
+    let embeddings = vb.pp("convbert.embeddings");
+    let table = embedding(WORDS, EMBEDDED, embeddings.pp("word_embeddings"))?;
+    let positions = embedding(POSITIONS, EMBEDDED, embeddings.pp("position_embeddings"))?
+        .forward(&Tensor::arange(0, words.dim(1)? as u32, &Device::Cpu)?)?;
+    let types = embedding(2, EMBEDDED, embeddings.pp("token_type_embeddings"))?.forward(types)?;
+    let x = (table.forward(words)? + types)?.broadcast_add(&positions)?;
+    let x = normalized(&x, EPS, embeddings.pp("LayerNorm"))?;
+    let mut found = vec![linear(EMBEDDED, HIDDEN, vb.pp("convbert.embeddings_project"))?.forward(&x)?];
+    for i in 0..LAYERS {
+        found.push(layer(&found[i], mask, &vb.pp(format!("convbert.encoder.layer.{i}")))?);
+    }
+
+    let head = vb.pp("generator_predictions");
+    let x = linear(HIDDEN, EMBEDDED, head.pp("dense"))?.forward(&found[LAYERS])?.gelu_erf()?;
+    let x = normalized(&x, EPS, head.pp("LayerNorm"))?;
+    let bias = vb.get(WORDS, "generator_lm_head.bias")?;
+    found.push(x.broadcast_matmul(&table.embeddings().t()?)?.broadcast_add(&bias)?);
+    Ok(found)
 }
 
 #[test]
@@ -52,29 +76,13 @@ fn masked_language_model() -> Result<()> {
     let bytes = std::fs::read(fixture(FOLDER, "model"))?;
     let vb = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
     let words = expected["input_ids"].to_dtype(DType::U32)?;
+    let types = expected["token_type_ids"].to_dtype(DType::U32)?;
     let (batch, time) = words.dims2()?;
     let all = Sequences::batch(batch, time).unwrap();
-
-    let embeddings = vb.pp("convbert.embeddings");
-    let table = embedding(WORDS, EMBEDDED, embeddings.pp("word_embeddings"))?;
-    let positions = embedding(64, EMBEDDED, embeddings.pp("position_embeddings"))?
-        .forward(&Tensor::arange(0, time as u32, &Device::Cpu)?)?;
-    let types = embedding(2, EMBEDDED, embeddings.pp("token_type_embeddings"))?
-        .forward(&expected["token_type_ids"].to_dtype(DType::U32)?)?;
-    let x = (table.forward(&words)? + types)?.broadcast_add(&positions)?;
-    let x = layer_norm(EMBEDDED, EPS, embeddings.pp("LayerNorm"))?.forward(&x)?;
-    let mut x = linear(EMBEDDED, HIDDEN, vb.pp("convbert.embeddings_project"))?.forward(&x)?;
-    assert_same_model("hidden_state_0", &x, &expected["hidden_state_0"], &all)?;
-    for i in 0..2 {
-        x = layer(&x, &expected["attention_mask"], &vb.pp(format!("convbert.encoder.layer.{i}")))?;
-        let name = format!("hidden_state_{}", i + 1);
-        assert_same_model(&name, &x, &expected[&name], &all)?;
+    let found = forward(&vb, &words, &types, &expected["attention_mask"])?;
+    for (i, x) in found[..=LAYERS].iter().enumerate() {
+        let name = format!("hidden_state_{i}");
+        assert_same_model(&name, x, &expected[&name], &all)?;
     }
-
-    let head = vb.pp("generator_predictions");
-    let x = linear(HIDDEN, EMBEDDED, head.pp("dense"))?.forward(&x)?.gelu_erf()?;
-    let x = layer_norm(EMBEDDED, EPS, head.pp("LayerNorm"))?.forward(&x)?;
-    let bias = vb.get(WORDS, "generator_lm_head.bias")?;
-    let logits = x.broadcast_matmul(&table.embeddings().t()?)?.broadcast_add(&bias)?;
-    assert_same_model("logits", &logits, &expected["logits"], &all)
+    assert_same_model("logits", &found[LAYERS + 1], &expected["logits"], &all)
 }

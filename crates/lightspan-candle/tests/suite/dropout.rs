@@ -104,8 +104,14 @@ fn both(dtype: DType, dropout: Option<Dropout>) -> Result<[Vec<Vec<Vec<f64>>>; 2
     };
     let options = candle::SpanConvOptions { dropout, ..Default::default() };
     found.push(ours(candle::span_conv(&tensors, HEADS, window, &options)?, dy, &[&vq, &vd, &vp, &vg])?);
-    let tensors =
-        ops::SpanConvTensors { x: &tx, query: &tq, value: &tx, depthwise: &td, pointwise: &tp, weight: &tg };
+    let tensors = ops::SpanConvTensors {
+        x: &tx,
+        query: (&tq).into(),
+        value: (&tx).into(),
+        depthwise: &td,
+        pointwise: &tp,
+        weight: &tg,
+    };
     let own = ops::SpanConvOptions { dropout, ..Default::default() };
     let y = ops::span_conv(&tensors, HEADS, window, &own).unwrap();
     let wanted = ops::SpanConvWanted::ALL;

@@ -15,4 +15,5 @@ mod padding;
 mod shared;
 mod span_conv;
 mod span_key;
+mod trained;
 mod training;

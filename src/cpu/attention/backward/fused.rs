@@ -10,9 +10,9 @@
 use std::ops::Range;
 
 use crate::cpu::arch;
+use crate::cpu::attention::all_finite;
 use crate::cpu::attention::backward::{Call, mean_gradient, seen_by};
 use crate::cpu::attention::fused::{KEYS as BLOCK, add_seen, tile_queries as tile_tokens};
-use crate::cpu::attention::{all_finite, seen};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::rows::{Sink, Source};
 use crate::cpu::scratch::Division;
@@ -136,7 +136,7 @@ fn of_queries(call: &Call<'_>, piece: &Piece, head: usize, kept: &Sink<'_>, memo
     let (d, stride) = (memory.d, memory.stride);
     let (first, column) = (piece.sequence.first + piece.tokens.start, head * d);
     let keys = call.keys.as_slice()[piece.index];
-    let sees = |i: usize| seen(problem, piece.sequence, keys, piece.tokens.start + i);
+    let sees = |i: usize| problem.seen(piece.sequence, keys, piece.tokens.start + i);
     let tile = Tile { d, stride, count, first_other: keys.first, sees: &sees };
 
     memory.load(0, call.q, first, count, column, problem.scale());

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::cpu::attention::all_finite;
 use crate::cpu::attention::backward::{Call, mean_gradient, seen_by};
-use crate::cpu::attention::{all_finite, seen};
 use crate::cpu::product::{Strides, product};
 use crate::cpu::rows::Sink;
 use crate::cpu::scratch::Division;
@@ -240,7 +240,7 @@ impl OneSequence<'_> {
     }
 
     fn seen(&self, t: usize) -> Range<usize> {
-        seen(self.call.problem, self.queries, self.keys, t)
+        self.call.problem.seen(self.queries, self.keys, t)
     }
 }
 

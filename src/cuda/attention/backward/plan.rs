@@ -7,7 +7,7 @@ use crate::cuda::linear::product::type_number;
 use crate::cuda::modules;
 use crate::cuda::plan::{Launch, Place, unit};
 use crate::gpu::within;
-use crate::problem::{AttentionBackwardProblem, AttentionKind, AttentionProblem, Mask};
+use crate::problem::{AttentionBackwardProblem, AttentionKind, AttentionProblem};
 use bytemuck::{Pod, Zeroable};
 
 /// Where the tensors lie.
@@ -80,13 +80,6 @@ pub(super) fn statistics_len(problem: &AttentionProblem) -> u64 {
     len.checked_next_multiple_of(8).unwrap_or(len)
 }
 
-/// Attention as the keys see it: queries in the place of keys, with left and right exchanged.
-pub(super) fn mirrored(problem: &AttentionProblem) -> Result<AttentionProblem> {
-    let (heads, d, mask) = (problem.heads(), problem.head_channels(), problem.mask());
-    let mirrored = AttentionProblem::new(problem.keys(), problem.queries(), heads, d, problem.dtype())?;
-    Ok(mirrored.with_scale(problem.scale())?.with_mask(Mask::local(mask.right(), mask.left())))
-}
-
 /// The kernel that makes a gradient, and the parts that a head is divided into.
 pub(super) fn gradient_kernel(problem: &AttentionProblem, kind: AttentionKind) -> (&'static str, usize) {
     match (kind, problem.head_channels()) {
@@ -120,7 +113,7 @@ struct Given<'a> {
 
 impl Planner<'_> {
     fn launch(&self, given: &Given<'_>) -> Result<Launch> {
-        let swapped = mirrored(self.problem)?;
+        let swapped = self.problem.mirrored();
         let problem = if given.by_key { &swapped } else { self.problem };
         let Contents { listed: [queries, keys], longest } = self.contents;
         let listed = if given.by_key { [keys, queries] } else { [queries, keys] };

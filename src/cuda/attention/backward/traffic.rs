@@ -1,6 +1,6 @@
 //! What the launches of a backward pass of attention read and write.
 
-use crate::cuda::attention::backward::plan::{TILE, gradient_kernel, mirrored};
+use crate::cuda::attention::backward::plan::{TILE, gradient_kernel};
 use crate::cuda::attention::{lists, naive, sectors_of_row, tiles, tiles_of};
 use crate::cuda::traffic::{SECTOR, Traffic, sectors};
 use crate::gpu::{Tiles, listed};
@@ -199,7 +199,7 @@ pub(super) fn traffic(
     let longest = keys.as_slice().iter().map(|keys| keys.length).max().unwrap_or(0);
     let by_query = Call { problem: *forward, rows: queries, columns: keys, by_key: false, queries: count };
     let by_key =
-        Call { problem: mirrored(forward)?, rows: keys, columns: queries, by_key: true, queries: count };
+        Call { problem: forward.mirrored(), rows: keys, columns: queries, by_key: true, queries: count };
     let has_gradients = wanted.q || wanted.k;
     let [has_queries, has_keys] = [count > 0, forward.keys().tokens() > 0];
     let mut all = Traffic::default();

@@ -1,14 +1,13 @@
-use lightspan::cuda::{AttentionBackward, LaunchProfile, Limits, LinearBackward, SpanKeyBackward};
+use lightspan::cuda::{LaunchProfile, Limits, LinearBackward, SpanKeyBackward};
 use lightspan::problem::{
-    Activation, AttentionBackwardProblem, AttentionKind, AttentionProblem, AttentionWanted,
-    LinearBackwardProblem, LinearProblem, LinearWanted, Mask, SpanKeyBackwardProblem, SpanKeyProblem,
+    Activation, LinearBackwardProblem, LinearProblem, LinearWanted, SpanKeyBackwardProblem, SpanKeyProblem,
     SpanKeyWanted,
 };
 use lightspan::{DType, Device, Sequences, Tensor, Window, ops};
 use proptest::prelude::*;
 
 use super::{assert_all_counted, few_multiprocessors, profiled_launches};
-use crate::support::{Numbers, config, sequences};
+use crate::support::{Numbers, config};
 
 /// Runs the backward pass of a linear layer, and holds its traffic against the prediction.
 fn linear_backward(device: &Device, problem: LinearBackwardProblem) -> Vec<LaunchProfile> {
@@ -116,50 +115,6 @@ proptest! {
         };
         let launches = profiled_launches(&device, || {
             ops::span_key_backward(&tensors, &dz, window, &options, &wanted).unwrap()
-        });
-        assert_all_counted(&launches, predicted);
-    }
-}
-
-proptest! {
-    #![proptest_config(config(100))]
-
-    #[test]
-    fn attention_backward_reads_and_writes_what_is_predicted(
-        (queries, keys) in (1usize..4).prop_flat_map(|n| {
-            (sequences(n..n + 1, 0..200), sequences(n..n + 1, 0..200))
-        }),
-        (heads, sixteens) in (1usize..4, prop::sample::select(&[1usize, 2, 4, 5, 8, 9, 16][..])),
-        (left, right) in (prop::option::of(0usize..150), prop::option::of(0usize..150)),
-        (dtype, fused) in (prop::sample::select(&DType::ALL[..]), any::<bool>()),
-        wanted in any::<[bool; 3]>(),
-    ) {
-        let forward = AttentionProblem::new(queries.shape(), keys.shape(), heads, 16 * sixteens, dtype)
-            .unwrap()
-            .with_mask(Mask::local(left, right));
-        let kind = if fused { AttentionKind::Fused } else { AttentionKind::Naive };
-        let [q, k, v] = wanted;
-        let wanted = AttentionWanted { q, k, v };
-        let device = Device::cuda_emulated();
-        let problem = AttentionBackwardProblem::new(forward, wanted);
-        let operator = AttentionBackward::new(device.cuda_gpu().unwrap(), problem, kind).unwrap();
-        let predicted = operator.traffic(&queries, &keys).unwrap();
-        let mut numbers = Numbers::new(5);
-        let mut draw = |of: &Sequences| -> Tensor {
-            numbers.draw(&of.shape().tensor(forward.channels()), dtype, 1.0).on(&device)
-        };
-        let [q, y, dy] = [0; 3].map(|_| draw(&queries));
-        let [k, v] = [0; 2].map(|_| draw(&keys));
-        let tensors = ops::AttentionBackwardTensors { q: &q, k: &k, v: &v, y: &y, dy: &dy };
-        let options = ops::AttentionOptions {
-            scale: None,
-            mask: forward.mask(),
-            queries: Some(&queries),
-            keys: Some(&keys),
-            kind,
-        };
-        let launches = profiled_launches(&device, || {
-            ops::attention_backward(&tensors, heads, &options, &wanted).unwrap()
         });
         assert_all_counted(&launches, predicted);
     }

@@ -1,6 +1,6 @@
 //! Linear layers, span-aware keys and attention.
 
-use lightspan::problem::{AttentionWanted, Mask};
+use lightspan::problem::{Alignment, AttentionWanted, Mask};
 use lightspan::{DType, Device, Sequences, cpu};
 use proptest::prelude::*;
 
@@ -103,6 +103,7 @@ fn what_is_not_seen_reaches_no_gradient() {
                 head_channels,
                 scale: None,
                 mask,
+                alignment: Alignment::End,
                 dtype,
                 seed: 12,
             };

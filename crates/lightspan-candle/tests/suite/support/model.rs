@@ -1,4 +1,5 @@
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
+use candle_nn::{VarBuilder, layer_norm, ops};
 use lightspan::Sequences;
 
 use crate::support::to_f64;
@@ -9,6 +10,13 @@ pub fn fixture(folder: &str, name: &str) -> String {
     let fixtures =
         fixtures.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures").to_owned());
     format!("{fixtures}/{folder}/{name}.safetensors")
+}
+
+/// A layer norm that gradients go through: candle's fast one ends them.
+pub fn normalized(x: &Tensor, eps: f64, vb: VarBuilder<'_>) -> Result<Tensor> {
+    let norm = layer_norm(x.dim(D::Minus1)?, eps, vb)?;
+    let bias = norm.bias().expect("a layer norm has a bias");
+    ops::layer_norm_slow(x, norm.weight(), bias, eps as f32)
 }
 
 /// Fails unless all numbers of tokens are those that another implementation has, to some roundoffs of f32 in each of its layers.

@@ -1,7 +1,5 @@
 //! Who races, and over what.
 
-use std::fmt;
-
 use lightspan::ops::{self, AttentionKind, AttentionOptions, LinearOptions, SpanConvTensors};
 use lightspan::problem::{
     AttentionProblem, Convolution, DynamicConvProblem, LightConvProblem, Mask, SpanConvProblem,
@@ -10,8 +8,9 @@ use lightspan::{Device, Result, Sequences, Tensor};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 
-use crate::plan::Setting;
-use crate::tokens::uniform;
+use super::plan::Setting;
+use super::tokens::uniform;
+use crate::round::Racer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operator {
@@ -33,8 +32,17 @@ impl Operator {
         Operator::LocalAttention,
     ];
 
-    pub(crate) fn is_convolution(self) -> bool {
-        matches!(self, Operator::LightConv | Operator::DynamicConv | Operator::SpanConv)
+    /// Its name and its line.
+    pub(crate) const fn racer(self) -> Racer {
+        let (name, colour, dashed) = match self {
+            Operator::LightConv => ("light_conv", (0, 158, 115), false),
+            Operator::DynamicConv => ("dynamic_conv", (0, 114, 178), false),
+            Operator::SpanConv => ("span_conv", (86, 180, 233), false),
+            Operator::NaiveAttention => ("naive attention", (110, 110, 110), true),
+            Operator::FusedAttention => ("fused attention", (213, 94, 0), true),
+            Operator::LocalAttention => ("local attention", (230, 159, 0), true),
+        };
+        Racer { name, colour, dashed }
     }
 
     /// The keys that an attention sees; local attention, those under the window of the convolutions.
@@ -71,8 +79,8 @@ impl Operator {
             Operator::SpanConv => {
                 let tensors = SpanConvTensors {
                     x,
-                    query: q,
-                    value: v,
+                    query: q.into(),
+                    value: v.into(),
                     depthwise: &parameters.depthwise,
                     pointwise: &parameters.pointwise,
                     weight: &parameters.generator,
@@ -88,19 +96,6 @@ impl Operator {
                 ops::attention_into(y, q, k, v, heads, &options)
             }
         }
-    }
-}
-
-impl fmt::Display for Operator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Operator::LightConv => "light_conv",
-            Operator::DynamicConv => "dynamic_conv",
-            Operator::SpanConv => "span_conv",
-            Operator::NaiveAttention => "naive attention",
-            Operator::FusedAttention => "fused attention",
-            Operator::LocalAttention => "local attention",
-        })
     }
 }
 

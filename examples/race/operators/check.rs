@@ -8,7 +8,7 @@ use lightspan::reference::{
 };
 use lightspan::{Result, Tensor};
 
-use crate::operator::{Problem, Track};
+use super::operator::{Problem, Track};
 
 /// The largest error of y in a sample of its tokens, as a fraction of what the reference allows there: at most 1 if y
 /// is right, infinite where a number that should be finite is not.
