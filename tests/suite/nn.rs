@@ -38,7 +38,8 @@ fn assert_near(expected: &[Rows], got: &Tensor, sequences: &Sequences) -> Result
     let got_numbers: Vec<f64> = got.to_f32().unwrap().into_iter().map(f64::from).collect();
     let found = split(&got_numbers, sequences, got.shape().last().copied().unwrap_or(1));
     let numbers = expected.iter().flatten().flatten();
-    let allowed = tolerance(got.dtype()) * numbers.fold(0.0f64, |largest, y| largest.max(y.abs())).max(1e-3);
+    let largest = numbers.fold(0.0f64, |largest, y| largest.max(y.abs())).max(1e-3);
+    let allowed = tolerance(got.dtype()) * largest * reference::magnified();
     for (s, (expected, found)) in expected.iter().zip(&found).enumerate() {
         assert_eq!(expected.len(), found.len());
         for (t, (expected, found)) in expected.iter().zip(found).enumerate() {

@@ -1,5 +1,9 @@
 //! What layers mean, in f64 and one sequence at a time: each step of them by itself, as the papers have it.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use lightspan::nn::{
     Conv, ConvBlock, DecoderLayer, DecoderMixer, EncoderLayer, EncoderMixer, FeedForward, Linear,
     MixedAttention, MultiHeadAttention, Norm, NormOrder, SelfAttention,
@@ -9,6 +13,17 @@ use lightspan::{Normalize, Tensor, Window};
 
 /// The tokens of one sequence.
 pub type Rows = Vec<Vec<f64>>;
+
+thread_local! {
+    /// By the norm, which its weight stands for.
+    static MAGNIFIED: RefCell<BTreeMap<*const Tensor, f64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// How many times norms have magnified what was rounded before them, one after another and at most, since this was last asked: a
+/// token of nearly equal channels has little left when their mean is taken away, and what is left is divided by its own size.
+pub fn magnified() -> f64 {
+    MAGNIFIED.take().values().product()
+}
 
 /// The numbers of a parameter.
 fn numbers(parameter: &Tensor) -> Vec<f64> {
@@ -83,6 +98,11 @@ pub fn norm(layer: &Norm, x: &Rows) -> Rows {
         };
         let square = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
         let root = (square + f64::from(layer.eps)).sqrt();
+        let largest = x.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        MAGNIFIED.with_borrow_mut(|all| {
+            let most = all.entry(Arc::as_ptr(&layer.weight)).or_insert(1.0);
+            *most = most.max(largest / root);
+        });
         (0..x.len()).map(|c| (x[c] - mean) / root * weight[c] + bias[c]).collect()
     };
     x.iter().map(of_token).collect()
