@@ -1,7 +1,9 @@
 //! What reads some channels of a tensor gives what it gives for a copy of them, whatever lies between: to the bit, except
 //! where a library makes the products and picks its order of summation by their strides.
 
-use lightspan::ops::{self, AttentionKind, AttentionOptions, Channels, SpanConvOptions, SpanConvTensors, SpanConvWanted};
+use lightspan::ops::{
+    self, AttentionKind, AttentionOptions, Channels, SpanConvOptions, SpanConvTensors, SpanConvWanted,
+};
 use lightspan::{Backend, DType, Device, Error, Sequences, Tensor, Window};
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The crate `lightspan-candle`, which is built and tested by itself: with the feature of its CUDA devices, candle wants a
+//! The crates that build candle, which are built and tested by themselves: with the feature of its CUDA devices, candle wants a
 //! toolkit.
 
 mod toolkit;
@@ -9,25 +9,31 @@ pub(crate) use toolkit::kernel;
 
 use crate::{cargo, command, output, run};
 
-pub(crate) const PACKAGE: &str = "lightspan-candle";
+const PACKAGE: &str = "lightspan-candle";
+const BOTH: [&str; 4] = ["--package", PACKAGE, "--package", "lightspan-experiments"];
 
-/// Its tests, each benchmark once, and the example.
+/// All other crates.
+pub(crate) const OTHERS: [&str; 5] =
+    ["--workspace", "--exclude", PACKAGE, "--exclude", "lightspan-experiments"];
+
+/// Their tests, each benchmark once, and the example.
 pub(crate) fn test() -> Result<(), String> {
-    cargo(["test", "--package", PACKAGE])?;
+    cargo(["test"].into_iter().chain(BOTH))?;
     cargo(["test", "--package", PACKAGE, "--benches"])?;
     cargo(["run", "--quiet", "--profile", "test", "--package", PACKAGE, "--example", "01_train"])
 }
 
-/// Lints, without and with CUDA devices; documentation is checked with that of the workspace.
+/// Documentation, and lints without and with CUDA devices, warnings denied.
 pub(crate) fn check(target: &Path) -> Result<(), String> {
-    let clippy = ["clippy", "--package", PACKAGE, "--all-targets"];
+    run(command(["doc", "--no-deps"].into_iter().chain(BOTH)).env("RUSTDOCFLAGS", "--deny warnings"))?;
+    let clippy = || ["clippy", "--all-targets"].into_iter().chain(BOTH);
     let deny = ["--", "--deny", "warnings"];
-    cargo(clippy.into_iter().chain(deny))?;
+    cargo(clippy().chain(deny))?;
     if cfg!(not(unix)) {
         eprintln!("== SKIPPED: {PACKAGE} with the feature cuda, which is checked where there is a shell");
         return Ok(());
     }
-    let mut cuda = command(clippy.into_iter().chain(["--features", "cuda"]).chain(deny));
+    let mut cuda = command(clippy().chain(["--features", "cuda"]).chain(deny));
     toolkit::check(&mut cuda, &target.join("nvcc-stand-in"))?;
     run(&mut cuda)
 }

@@ -92,7 +92,7 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         Some(_) => None,
     };
     let tests = |args: &[&str]| run(command(["test", "--all-features"].iter().chain(args)).envs(variable));
-    tests(&["--workspace", "--exclude", candle::PACKAGE])?;
+    tests(&candle::OTHERS)?;
     candle::test()?;
     // The CPU's kernels choose their instruction set at run time: what this machine would not choose runs as well.
     for simd in ["avx2", "scalar"] {
@@ -101,7 +101,7 @@ fn test(adapter: Option<&Adapter>) -> Result<(), String> {
         let mut command = command(["test", "--all-features", "--test", "suite"].iter().chain(&others));
         run(command.env("LIGHTSPAN_SIMD", simd).env(SKIP, "wgpu,cuda,cuda-emulated"))?;
     }
-    tests(&["--workspace", "--exclude", candle::PACKAGE, "--examples"])?;
+    tests(&[&candle::OTHERS[..], &["--examples"]].concat())?;
     // Each benchmark once, against what it is compared with.
     tests(&["--benches"])?;
     for name in course()? {
@@ -174,15 +174,12 @@ fn check() -> Result<(), String> {
     let mut sets = vec![vec!["--no-default-features"], vec!["--all-features"]];
     sets.extend(FEATURES.map(|feature| vec!["--no-default-features", "--features", feature]));
     for set in sets {
-        let clippy = ["clippy", "--workspace", "--exclude", candle::PACKAGE, "--all-targets"];
-        cargo(clippy.into_iter().chain(set).chain(["--", "--deny", "warnings"]))?;
+        let clippy = ["clippy", "--all-targets"].into_iter().chain(candle::OTHERS);
+        cargo(clippy.chain(set).chain(["--", "--deny", "warnings"]))?;
     }
     candle::check(&ptx::target(&root()))?;
-    let doc = |args: &[&str]| {
-        run(command(["doc", "--no-deps"].iter().chain(args)).env("RUSTDOCFLAGS", "--deny warnings"))
-    };
-    doc(&["--workspace", "--exclude", candle::PACKAGE, "--all-features"])?;
-    doc(&["--package", candle::PACKAGE])
+    let doc = ["doc", "--no-deps", "--all-features"].into_iter().chain(candle::OTHERS);
+    run(command(doc).env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
 /// The numbered examples, in their order.

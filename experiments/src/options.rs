@@ -1,0 +1,71 @@
+//! The flags that all programs have.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use candle_core::Device;
+use clap::Args;
+
+/// Where to train, from which seeds, and where results go.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// The first seed: parameters, batches and what is masked depend on it
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// How many seeds, from the first on
+    #[arg(long, default_value_t = 3)]
+    pub seeds: u64,
+    /// The folder of checkpoints and results [default: target/experiments/ and the program's name]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Begin anew where there are checkpoints
+    #[arg(long)]
+    pub fresh: bool,
+    /// Stop after so many steps in all; the same command without it goes on
+    #[arg(long)]
+    pub stop_after: Option<usize>,
+    /// Runs at a time, each on one core; it changes no result [default: as many as there are cores, and one on a CUDA device]
+    #[arg(long)]
+    pub jobs: Option<NonZeroUsize>,
+    /// Train on the first CUDA device (feature cuda)
+    #[arg(long)]
+    pub cuda: bool,
+}
+
+impl Common {
+    /// The seeds.
+    pub fn seeds(&self) -> impl Iterator<Item = u64> + Clone {
+        let first = self.seed;
+        (0..self.seeds).map(move |i| first.wrapping_add(i))
+    }
+
+    /// The folder of a program.
+    pub fn folder(&self, program: &str) -> PathBuf {
+        let folder = || PathBuf::from("target/experiments").join(program);
+        self.out.clone().unwrap_or_else(folder)
+    }
+
+    /// Runs at a time.
+    pub fn jobs(&self) -> usize {
+        let cores = || if self.cuda { Ok(NonZeroUsize::MIN) } else { std::thread::available_parallelism() };
+        self.jobs.or_else(|| cores().ok()).map_or(1, NonZeroUsize::get)
+    }
+
+    /// The device.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no CUDA device, or the program was built without.
+    pub fn device(&self) -> Result<Device> {
+        if !self.cuda {
+            return Ok(Device::Cpu);
+        }
+        if !cfg!(feature = "cuda") {
+            bail!(
+                "--cuda wants the feature cuda: cargo run --release -p lightspan-experiments --features cuda .."
+            );
+        }
+        Ok(Device::new_cuda(0)?)
+    }
+}
