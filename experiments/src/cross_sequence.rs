@@ -9,7 +9,7 @@ use clap::Args;
 use lightspan_candle::Sequences;
 use rand::RngExt;
 
-use crate::model::{Embedding, Kind, Mixer, Role, Size, Stack, binary_cross_entropy, linear};
+use crate::model::{Embedding, Kind, Mixer, Role, Size, Sizes, Stack, binary_cross_entropy, linear};
 use crate::options::Common;
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
@@ -34,15 +34,9 @@ pub struct Options {
     /// Symbols that strings are made of
     #[arg(long, default_value_t = 4)]
     pub symbols: u32,
-    /// Channels of a token
-    #[arg(long, default_value_t = 64)]
-    pub channels: usize,
-    /// Heads of attention and of convolutions
-    #[arg(long, default_value_t = 4)]
-    pub heads: usize,
-    /// Layers
-    #[arg(long, default_value_t = 2)]
-    pub layers: usize,
+    /// Channels, heads and layers.
+    #[command(flatten)]
+    pub sizes: Sizes,
     /// Taps of the convolutions
     #[arg(long, default_value_t = 15)]
     pub width: usize,
@@ -98,30 +92,16 @@ pub struct Outcome {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<Size> {
         ensure!(!self.lengths.is_empty() && !self.lengths.contains(&0), "strings of no symbols: --lengths");
         ensure!(self.symbols > 1, "strings of {} symbols are all the same: --symbols", self.symbols);
-        ensure!(
-            self.steps > 0 && self.batch > 0 && self.layers > 0,
-            "no steps, no layers, or nothing in a batch"
-        );
-        ensure!(
-            self.heads > 0 && self.channels.is_multiple_of(self.heads),
-            "{} heads do not divide {} channels",
-            self.heads,
-            self.channels
-        );
-        Ok(())
-    }
-
-    fn size(&self) -> Size {
-        let Options { channels, heads, layers, width, .. } = *self;
-        Size { channels, heads, ffn: 4 * channels, layers, width }
+        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
+        self.sizes.with_width(self.width)
     }
 
     /// How far to the left convolutions see through all layers.
     pub fn reach(&self) -> usize {
-        self.layers * (self.width / 2)
+        self.sizes.layers * (self.width / 2)
     }
 }
 
@@ -131,7 +111,7 @@ impl Options {
 ///
 /// For options that are none, and as [`Record::train`].
 pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
-    options.check()?;
+    let size = options.check()?;
     let device = options.common.device()?;
     let seeds = || options.common.seeds();
     let of_length = |arm, &length: &usize| seeds().map(move |seed| (arm, length, seed));
@@ -141,7 +121,7 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
         .collect();
     let record = Record::open("cross_sequence", &options.common, runs.len())?;
     let outcomes = record.each(&runs, |&(arm, length, seed)| {
-        let curve = Run { options, arm, length, seed, device: &device }.train(&record)?;
+        let curve = Run { options, size, arm, length, seed, device: &device }.train(&record)?;
         Ok(Outcome { arm, length, curve })
     })?;
     let report = report(options, &outcomes)?;
@@ -156,8 +136,8 @@ struct Model {
 }
 
 impl Model {
-    fn new(options: &Options, arm: Arm, length: usize, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
-        let size = options.size();
+    fn new(run: &Run<'_>, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
+        let Run { options, size, arm, length, .. } = *run;
         let mixer = |i, vb| {
             let kind = if arm.attends_last && i + 1 == size.layers { Kind::Transformer } else { arm.kind };
             Mixer::new(kind, &size, Role::Encoder, i, vb)
@@ -181,6 +161,7 @@ impl Model {
 
 struct Run<'a> {
     options: &'a Options,
+    size: Size,
     arm: Arm,
     length: usize,
     seed: u64,
@@ -190,12 +171,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn train(&self, record: &Record) -> Result<Curve> {
         let variables = Variables::new(self.seed, self.device);
-        let model = Model::new(self.options, self.arm, self.length, &variables.builder())?;
+        let model = Model::new(self, &variables.builder())?;
         let Options { steps, batch, rate, .. } = *self.options;
         let name = self.arm.name().to_lowercase().replace([',', ' '], "-");
         let plan = Plan {
             name: format!("{name}-{}-{}", self.length, self.seed),
-            settings: format!("{:?}, {batch}, {}", self.options.size(), self.options.symbols),
+            settings: format!("{:?}, {batch}, {}", self.size, self.options.symbols),
             steps,
             every: steps.div_ceil(POINTS),
             rate,

@@ -17,7 +17,7 @@ pub use tasks::Task;
 use tasks::{Batch, Problems, Purpose};
 
 use crate::data::text::Text;
-use crate::model::{Embedding, Kind, Role, Size, Stack, linear};
+use crate::model::{Embedding, Kind, Role, Size, Sizes, Stack, linear};
 use crate::options::Common;
 use crate::picture::{Line, Panel, Picture};
 use crate::report::Report;
@@ -46,17 +46,11 @@ pub struct Options {
     #[arg(long, default_value = "positions")]
     pub tune: Part,
     /// Learning rates that are tried for each arm, with the first seed
-    #[arg(long, value_delimiter = ',', default_value = "1e-3,3e-3,1e-2")]
+    #[arg(long, value_delimiter = ',', default_value = "3e-3,1e-2,3e-2")]
     pub rates: Vec<f64>,
-    /// Channels of a token
-    #[arg(long, default_value_t = 64)]
-    pub channels: usize,
-    /// Heads of attention and of convolutions
-    #[arg(long, default_value_t = 4)]
-    pub heads: usize,
-    /// Layers
-    #[arg(long, default_value_t = 2)]
-    pub layers: usize,
+    /// Channels, heads and layers.
+    #[command(flatten)]
+    pub sizes: Sizes,
     /// Taps of the convolutions
     #[arg(long, default_value_t = 15)]
     pub width: usize,
@@ -151,7 +145,7 @@ pub struct Outcome {
 }
 
 impl Options {
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<Size> {
         ensure!(!self.rates.is_empty(), "no learning rates: --rates");
         ensure!(self.rates.iter().all(|rate| *rate > 0.0), "a learning rate of zero or less: --rates");
         ensure!(self.common.seeds > 0, "no seeds: --seeds");
@@ -159,18 +153,7 @@ impl Options {
             self.bits > 0 && self.batch > 0 && self.steps > 0 && self.text_steps > 0,
             "no bits, steps or problems"
         );
-        ensure!(
-            self.heads > 0 && self.channels.is_multiple_of(self.heads),
-            "{} heads do not divide {} channels",
-            self.heads,
-            self.channels
-        );
-        Ok(())
-    }
-
-    fn size(&self) -> Size {
-        let Options { channels, heads, layers, width, .. } = *self;
-        Size { channels, heads, ffn: 4 * channels, layers, width }
+        self.sizes.with_width(self.width)
     }
 }
 
@@ -180,7 +163,7 @@ impl Options {
 ///
 /// For options that are none, as [`Record::train`], and where what is frozen has changed.
 pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
-    options.check()?;
+    let size = options.check()?;
     let device = options.common.device()?;
     let problems: Vec<Problems> = (options.tasks.iter())
         .map(|&task| Problems::new(task, options.batch, options.bits, &device))
@@ -190,7 +173,7 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
     let seeds = options.common.seeds as usize;
     let runs = options.kinds.len() * seeds + arms * (options.rates.len() + seeds - 1);
     let record = Record::open("frozen_transfer", &options.common, runs)?;
-    let bench = Bench { options, positions, device: &device, record: &record };
+    let bench = Bench { options, size, positions, device: &device, record: &record };
 
     let of_kind = |&kind| options.common.seeds().map(move |seed| (kind, seed));
     let texts: Vec<(Kind, u64)> = options.kinds.iter().flat_map(of_kind).collect();
@@ -237,6 +220,7 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
 /// What all runs have.
 struct Bench<'a> {
     options: &'a Options,
+    size: Size,
     positions: usize,
     device: &'a Device,
     record: &'a Record,
@@ -247,11 +231,7 @@ impl Bench<'_> {
         let Options { batch, bits, tune, text_steps, .. } = self.options;
         Plan {
             name: name.to_lowercase().replace([',', ' '], "-"),
-            settings: format!(
-                "{:?}, {}, {batch}, {bits}, {tune:?}, {text_steps}",
-                self.options.size(),
-                self.positions
-            ),
+            settings: format!("{:?}, {}, {batch}, {bits}, {tune:?}, {text_steps}", self.size, self.positions),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -262,7 +242,7 @@ impl Bench<'_> {
     /// A backbone that goes on with a text.
     fn learn_text(&self, kind: Kind, seed: u64, text: &Text) -> Result<Variables> {
         let variables = Variables::new(seed, self.device);
-        let (size, vb) = (self.options.size(), variables.builder());
+        let (size, vb) = (self.size, variables.builder());
         let embedding = Embedding::new(text.vocabulary(), self.positions, size.channels, &vb)?;
         let stack = Stack::new(kind, &size, Role::Causal, &vb)?;
         let sequences = Sequences::batch(STRETCHES, LENGTH)?;
@@ -304,7 +284,7 @@ impl Model {
         problems: &Problems,
         vb: &VarBuilder<'_>,
     ) -> candle_core::Result<Self> {
-        let size = bench.options.size();
+        let size = bench.size;
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: (size.channels as f64).powf(-0.5) };
         Ok(Model {
             input: linear(problems.inputs(), size.channels, vb.pp("input"))?,

@@ -2,6 +2,7 @@
 //!
 //! What was found is in `docs/papers.md`.
 
+pub mod categories;
 pub mod cross_sequence;
 pub mod data;
 pub mod frozen_transfer;

@@ -15,4 +15,4 @@ pub use layer::{Kind, Layer, Mixer};
 pub use mixed::{Branch, MixedAttention};
 pub use parts::{Embedding, Norm, binary_cross_entropy, linear};
 pub use seq2seq::Seq2Seq;
-pub use stack::{Role, Size, Stack};
+pub use stack::{Role, Size, Sizes, Stack};

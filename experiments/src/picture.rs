@@ -1,5 +1,7 @@
 //! Learning curves and other lines, as SVG.
 
+use std::cmp::Ordering;
+
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -160,10 +162,10 @@ fn range(values: impl Iterator<Item = f64>, part: f64) -> (f64, f64) {
     let finite = values.filter(|value| value.is_finite());
     let (low, high) =
         finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    match (high - low).partial_cmp(&0.0) {
-        Some(std::cmp::Ordering::Greater) => (low - part * (high - low), high + part * (high - low)),
-        Some(_) => (low - 0.5, high + 0.5),
-        None => (0.0, 1.0),
+    match low.partial_cmp(&high) {
+        Some(Ordering::Less) => (low - part * (high - low), high + part * (high - low)),
+        Some(Ordering::Equal) => (low - 0.5, high + 0.5),
+        Some(Ordering::Greater) | None => (0.0, 1.0),
     }
 }
 

@@ -6,11 +6,11 @@ use candle_core::{Device, Tensor};
 use candle_nn::loss;
 use clap::Args;
 use lightspan_candle::Sequences;
-use rand::RngExt;
 
+use crate::categories::{Categories, Judge, LONGEST, rows};
 use crate::data::span_corruption::{Corrupted, Counts, corrupt};
 use crate::data::text::{Definition, SENTINELS, Text};
-use crate::model::{Kind, Seq2Seq, Size};
+use crate::model::{Kind, Seq2Seq, Size, Sizes};
 use crate::options::Common;
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
@@ -18,11 +18,9 @@ use crate::report::Report;
 use crate::table::{percent, table};
 use crate::training::{Curve, Plan, Rate, Record, Variables};
 
-/// Tokens of a definition that models see: two in a hundred are longer.
-const LONGEST: usize = 64;
 /// Points of each curve.
 const POINTS: usize = 10;
-/// Definitions and stretches of text that are judged at once.
+/// Stretches of text that are judged at once.
 const JUDGED_AT_ONCE: usize = 64;
 
 /// Which models, how large, and how long they learn.
@@ -34,15 +32,9 @@ pub struct Options {
     /// What mixes the tokens
     #[arg(long, value_delimiter = ',', default_value = "transformer,light,dilated,dynamic")]
     pub kinds: Vec<Kind>,
-    /// Channels of a token
-    #[arg(long, default_value_t = 64)]
-    pub channels: usize,
-    /// Heads of attention, light and dynamic convolution
-    #[arg(long, default_value_t = 4)]
-    pub heads: usize,
-    /// Layers of the encoder, and of the decoder
-    #[arg(long, default_value_t = 2)]
-    pub layers: usize,
+    /// Channels, heads and layers.
+    #[command(flatten)]
+    pub sizes: Sizes,
     /// Taps of the convolutions
     #[arg(long, default_value_t = 7)]
     pub width: usize,
@@ -58,18 +50,9 @@ pub struct Options {
     /// Learning rate of pre-training
     #[arg(long, default_value_t = 3e-3)]
     pub rate: f64,
-    /// Definitions whose category is told
-    #[arg(long, default_value_t = 800)]
-    pub labelled: usize,
-    /// Steps of learning categories, of 32 definitions each
-    #[arg(long, default_value_t = 300)]
-    pub tuning_steps: usize,
-    /// Learning rate of learning categories
-    #[arg(long, default_value_t = 1e-3)]
-    pub tuning_rate: f64,
-    /// Definitions that are held out and judged
-    #[arg(long, default_value_t = 800)]
-    pub judged: usize,
+    /// What is learned afterwards.
+    #[command(flatten)]
+    pub categories: Categories,
 }
 
 /// What came of one kind and one seed.
@@ -87,11 +70,8 @@ pub struct Outcome {
     pub tuning: [Curve; 2],
 }
 
-/// Definitions that go in together.
-const TUNING_BATCH: usize = 32;
-
 impl Options {
-    fn check(&self, text: &Text) -> Result<()> {
+    fn check(&self, text: &Text) -> Result<Size> {
         ensure!(self.length >= 2, "a stretch of {} tokens has nothing to take out: --length", self.length);
         let spans = Counts::of(self.length).spans;
         ensure!(
@@ -100,34 +80,12 @@ impl Options {
             self.length
         );
         ensure!(
-            (1..=text.training.len()).contains(&self.labelled),
-            "--labelled {}: there are {} definitions",
-            self.labelled,
-            text.training.len()
-        );
-        ensure!(
-            (1..=text.held_out.len()).contains(&self.judged),
-            "--judged {}: {} definitions are held out",
-            self.judged,
-            text.held_out.len()
-        );
-        ensure!(
             !self.kinds.contains(&Kind::Lstm),
             "an LSTM reads in one direction, and is no encoder: --kinds"
         );
-        ensure!(self.steps > 0 && self.tuning_steps > 0 && self.batch > 0, "no steps, or nothing in a batch");
-        ensure!(
-            self.heads > 0 && self.channels.is_multiple_of(self.heads),
-            "{} heads do not divide {} channels",
-            self.heads,
-            self.channels
-        );
-        Ok(())
-    }
-
-    fn size(&self) -> Size {
-        let Options { channels, heads, layers, width, .. } = *self;
-        Size { channels, heads, ffn: 4 * channels, layers, width }
+        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
+        self.categories.check(text)?;
+        self.sizes.with_width(self.width)
     }
 }
 
@@ -138,13 +96,13 @@ impl Options {
 /// For options that are none, and as [`Record::train`].
 pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
     let text = Text::load()?;
-    options.check(&text)?;
+    let size = options.check(&text)?;
     let device = options.common.device()?;
     let of_kind = |&kind| options.common.seeds().map(move |seed| (kind, seed));
     let arms: Vec<(Kind, u64)> = options.kinds.iter().flat_map(of_kind).collect();
     let record = Record::open("pretrain", &options.common, 3 * arms.len())?;
     let outcomes = record.each(&arms, |&(kind, seed)| {
-        Run { options, text: &text, kind, seed, device: &device }.outcome(&record)
+        Run { options, size, text: &text, kind, seed, device: &device }.outcome(&record)
     })?;
     let report = report(options, &outcomes)?;
     report.write(&record)?;
@@ -154,6 +112,7 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
 /// One kind and one seed.
 struct Run<'a> {
     options: &'a Options,
+    size: Size,
     text: &'a Text,
     kind: Kind,
     seed: u64,
@@ -174,14 +133,14 @@ impl Run<'_> {
 
     fn model(&self, variables: &Variables) -> candle_core::Result<Seq2Seq> {
         let positions = LONGEST.max(Counts::of(self.options.length).inputs());
-        Seq2Seq::new(self.kind, &self.options.size(), self.text.vocabulary(), positions, &variables.builder())
+        Seq2Seq::new(self.kind, &self.size, self.text.vocabulary(), positions, &variables.builder())
     }
 
     fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { length, batch, labelled, judged, .. } = *self.options;
+        let Options { length, batch, categories: Categories { labelled, judged, .. }, .. } = *self.options;
         Plan {
             name: format!("{}-{}-{phase}", self.kind.name().to_lowercase(), self.seed),
-            settings: format!("{:?}, {length}, {batch}, {labelled}, {judged}", self.options.size()),
+            settings: format!("{:?}, {length}, {batch}, {labelled}, {judged}", self.size),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -222,12 +181,9 @@ impl Run<'_> {
     /// The mean cross entropy of what is to be said.
     fn loss(&self, model: &Seq2Seq, stretches: &[Corrupted], train: bool) -> candle_core::Result<Tensor> {
         let counts = Counts::of(self.options.length);
-        let rows = |row: fn(&Corrupted) -> &[u32], width| -> candle_core::Result<Tensor> {
-            let tokens: Vec<u32> = stretches.iter().flat_map(row).copied().collect();
-            Tensor::from_vec(tokens, (stretches.len(), width), self.device)
-        };
-        let inputs = rows(|stretch| &stretch.inputs, counts.inputs())?;
-        let targets = rows(|stretch| &stretch.targets, counts.targets())?;
+        let inputs = rows(stretches.iter().map(|stretch| &stretch.inputs[..]), counts.inputs(), self.device)?;
+        let targets =
+            rows(stretches.iter().map(|stretch| &stretch.targets[..]), counts.targets(), self.device)?;
         let begin = Tensor::full(self.text.begin(), (stretches.len(), 1), self.device)?;
         let said = Tensor::cat(&[begin, targets.narrow(1, 0, counts.targets() - 1)?], 1)?;
         let sequences =
@@ -237,43 +193,31 @@ impl Run<'_> {
     }
 
     fn tune(&self, record: &Record, phase: &str, variables: &Variables) -> Result<Curve> {
-        let model = self.model(variables)?;
-        let plan = self.plan(phase, self.options.tuning_steps, self.options.tuning_rate);
-        let (labelled, judged) =
-            (&self.text.training[..self.options.labelled], &self.text.held_out[..self.options.judged]);
-        record.train(
-            &plan,
-            variables,
-            |step| {
-                let mut random = random(self.seed, "definitions", step);
-                let batch: Vec<&Definition> =
-                    (0..TUNING_BATCH).map(|_| &labelled[random.random_range(0..labelled.len())]).collect();
-                let labels = batch.iter().map(|definition| self.text.category(definition.label)).collect();
-                let labels = Tensor::from_vec(labels, batch.len(), self.device)?;
-                loss::cross_entropy(&self.categories(&model, &batch, true)?, &labels)
-            },
-            || {
-                let mut right = 0;
-                for some in judged.chunks(JUDGED_AT_ONCE) {
-                    let some: Vec<&Definition> = some.iter().collect();
-                    // Whatever token is likeliest: to say something else is as wrong as another category.
-                    let said = self.categories(&model, &some, false)?.argmax(1)?.to_vec1::<u32>()?;
-                    let expected = some.iter().map(|definition| self.text.category(definition.label));
-                    right +=
-                        said.into_iter().zip(expected).filter(|(said, expected)| said == expected).count();
-                }
-                Ok(right as f64 / judged.len() as f64)
-            },
-        )
+        let model = Teller { run: self, model: self.model(variables)? };
+        let categories = &self.options.categories;
+        let plan = self.plan(phase, categories.tuning_steps, categories.tuning_rate);
+        categories.learn(record, &plan, variables, (self.text, self.seed), &model)
+    }
+}
+
+/// A model that tells a category by the first token that it says.
+struct Teller<'a> {
+    run: &'a Run<'a>,
+    model: Seq2Seq,
+}
+
+impl Judge for Teller<'_> {
+    fn logits(&self, definitions: &[&Definition], train: bool) -> candle_core::Result<Tensor> {
+        let Run { text, device, .. } = *self.run;
+        let (tokens, lengths) = text.padded(definitions, LONGEST, false);
+        let sequences = Sequences::padded(LONGEST, &lengths).map_err(candle_core::Error::wrap)?;
+        let source = Tensor::from_vec(tokens, (definitions.len(), LONGEST), device)?;
+        let begin = Tensor::full(text.begin(), (definitions.len(), 1), device)?;
+        self.model.forward(&source, &sequences, &begin, train)
     }
 
-    /// Logits of the first token that is said of each definition.
-    fn categories(&self, model: &Seq2Seq, some: &[&Definition], train: bool) -> candle_core::Result<Tensor> {
-        let (tokens, lengths) = self.text.padded(some, LONGEST, false);
-        let sequences = Sequences::padded(LONGEST, &lengths).map_err(candle_core::Error::wrap)?;
-        let source = Tensor::from_vec(tokens, (some.len(), LONGEST), self.device)?;
-        let begin = Tensor::full(self.text.begin(), (some.len(), 1), self.device)?;
-        model.forward(&source, &sequences, &begin, train)
+    fn output(&self, label: u32) -> u32 {
+        self.run.text.category(label)
     }
 }
 

@@ -2,16 +2,17 @@
 //! says hidden tokens, and a larger one tells which of them are not what stood there; then it learns categories of definitions, with
 //! and without that.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{D, Device, Module, Tensor};
 use candle_nn::{Linear, VarBuilder, loss};
 use clap::Args;
 use lightspan_candle::Sequences;
 use rand::RngExt;
 
+use crate::categories::{Categories, Judge, LONGEST, rows};
 use crate::data::replaced_tokens::{Replaced, mask, ranked, replace, sample};
 use crate::data::text::{CATEGORIES, Definition, Text};
-use crate::model::{Branch, Embedding, Size, Stack, binary_cross_entropy, linear};
+use crate::model::{Branch, Embedding, Size, Sizes, Stack, binary_cross_entropy, linear};
 use crate::options::Common;
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
@@ -19,14 +20,12 @@ use crate::report::Report;
 use crate::table::{percent, table};
 use crate::training::{Curve, Plan, Rate, Record, Variables};
 
-/// Tokens of a stretch of text, and of a definition that is seen: two in a hundred are longer.
+/// Tokens of a stretch of text.
 const LENGTH: usize = 64;
 /// Points of each curve.
 const POINTS: usize = 10;
-/// Stretches that a discriminator is judged by, and definitions that are judged at once.
-const JUDGED_AT_ONCE: usize = 64;
-/// Definitions that go in together.
-const TUNING_BATCH: usize = 32;
+/// Stretches that a discriminator is judged by.
+const JUDGED: usize = 128;
 /// How much the loss of a discriminator counts beside that of its generator (Clark et al. 2020).
 const WEIGHT: f64 = 50.0;
 
@@ -39,18 +38,12 @@ pub struct Options {
     /// What stands beside the heads of attention
     #[arg(long, value_delimiter = ',', default_value = "attention,dynamic,span")]
     pub branches: Vec<Branch>,
-    /// Channels of a token of the discriminator
-    #[arg(long, default_value_t = 64)]
-    pub channels: usize,
+    /// Channels of the discriminator, heads, of which half convolve, and layers; the generator has as many heads and layers.
+    #[command(flatten)]
+    pub sizes: Sizes,
     /// How many times fewer channels the generator has
     #[arg(long, default_value_t = 4)]
     pub generator_part: usize,
-    /// Heads, of which half convolve; the generator has as many
-    #[arg(long, default_value_t = 4)]
-    pub heads: usize,
-    /// Layers of both
-    #[arg(long, default_value_t = 2)]
-    pub layers: usize,
     /// Taps of the convolutions
     #[arg(long, default_value_t = 9)]
     pub width: usize,
@@ -63,18 +56,9 @@ pub struct Options {
     /// Learning rate of pre-training
     #[arg(long, default_value_t = 3e-3)]
     pub rate: f64,
-    /// Definitions whose category is told
-    #[arg(long, default_value_t = 800)]
-    pub labelled: usize,
-    /// Steps of learning categories, of 32 definitions each
-    #[arg(long, default_value_t = 300)]
-    pub tuning_steps: usize,
-    /// Learning rate of learning categories
-    #[arg(long, default_value_t = 1e-3)]
-    pub tuning_rate: f64,
-    /// Definitions that are held out and judged
-    #[arg(long, default_value_t = 800)]
-    pub judged: usize,
+    /// What is learned afterwards.
+    #[command(flatten)]
+    pub categories: Categories,
 }
 
 /// What came of one branch and one seed.
@@ -91,34 +75,16 @@ pub struct Outcome {
 }
 
 impl Options {
-    fn check(&self, text: &Text) -> Result<()> {
-        let (training, held_out) = (text.training.len(), text.held_out.len());
-        ensure!(
-            (1..=training).contains(&self.labelled),
-            "--labelled {}: there are {training} definitions",
-            self.labelled
-        );
-        ensure!(
-            (1..=held_out).contains(&self.judged),
-            "--judged {}: {held_out} definitions are held out",
-            self.judged
-        );
-        ensure!(self.steps > 0 && self.tuning_steps > 0 && self.batch > 0, "no steps, or nothing in a batch");
-        let Options { channels, heads, generator_part, .. } = *self;
-        ensure!(heads > 0 && heads.is_multiple_of(2), "of {heads} heads half convolve: --heads");
-        let divides = |channels: usize| channels > 0 && channels.is_multiple_of(heads);
-        ensure!(divides(channels), "{heads} heads do not divide {channels} channels");
-        ensure!(
-            generator_part > 0 && divides(channels / generator_part),
-            "{heads} heads do not divide the {} channels of the generator: --generator-part",
-            channels / generator_part.max(1)
-        );
-        Ok(())
-    }
-
-    fn size(&self, channels: usize) -> Size {
-        let Options { heads, layers, width, .. } = *self;
-        Size { channels, heads, ffn: 4 * channels, layers, width }
+    /// The sizes of the discriminator and of the generator.
+    fn check(&self, text: &Text) -> Result<[Size; 2]> {
+        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
+        ensure!(self.generator_part > 0, "a generator of a part of zero: --generator-part");
+        let heads = self.sizes.heads;
+        ensure!(heads.is_multiple_of(2), "of {heads} heads half convolve: --heads");
+        self.categories.check(text)?;
+        let part = Sizes { channels: self.sizes.channels / self.generator_part, ..self.sizes };
+        let generator = part.with_width(self.width).context("the generator: --generator-part");
+        Ok([self.sizes.with_width(self.width)?, generator?])
     }
 }
 
@@ -129,13 +95,13 @@ impl Options {
 /// For options that are none, and as [`Record::train`].
 pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
     let text = Text::load()?;
-    options.check(&text)?;
+    let sizes = options.check(&text)?;
     let device = options.common.device()?;
     let of_branch = |&branch| options.common.seeds().map(move |seed| (branch, seed));
     let arms: Vec<(Branch, u64)> = options.branches.iter().flat_map(of_branch).collect();
     let record = Record::open("replaced_token", &options.common, 3 * arms.len())?;
     let outcomes = record.each(&arms, |&(branch, seed)| {
-        Run { options, text: &text, branch, seed, device: &device }.outcome(&record)
+        Run { options, sizes, text: &text, branch, seed, device: &device }.outcome(&record)
     })?;
     let report = report(options, &outcomes)?;
     report.write(&record)?;
@@ -174,6 +140,8 @@ struct Both {
 /// One branch and one seed.
 struct Run<'a> {
     options: &'a Options,
+    /// Of the discriminator and of the generator.
+    sizes: [Size; 2],
     text: &'a Text,
     branch: Branch,
     seed: u64,
@@ -191,11 +159,10 @@ impl Run<'_> {
     }
 
     fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { channels, generator_part, batch, labelled, judged, .. } = *self.options;
-        let size = self.options.size(channels);
+        let Options { batch, categories: Categories { labelled, judged, .. }, .. } = *self.options;
         Plan {
             name: format!("{}-{}-{phase}", self.branch.name().replace(' ', "-"), self.seed),
-            settings: format!("{size:?}, {generator_part}, {batch}, {labelled}, {judged}"),
+            settings: format!("{:?}, {batch}, {labelled}, {judged}", self.sizes),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -205,17 +172,15 @@ impl Run<'_> {
 
     /// The table of tokens, with one place more for what a definition begins with.
     fn embedding(&self, vb: &VarBuilder<'_>) -> candle_core::Result<Embedding> {
-        Embedding::new(self.text.vocabulary(), LENGTH + 1, self.options.channels, vb)
+        Embedding::new(self.text.vocabulary(), LENGTH + 1, self.sizes[0].channels, vb)
     }
 
     fn discriminator(&self, head: &str, outputs: usize, vb: &VarBuilder<'_>) -> candle_core::Result<Model> {
-        let size = self.options.size(self.options.channels);
-        Model::new(self.branch, &size, head, outputs, &vb.pp("discriminator"))
+        Model::new(self.branch, &self.sizes[0], head, outputs, &vb.pp("discriminator"))
     }
 
     fn pretrain(&self, record: &Record, variables: &Variables) -> Result<Curve> {
-        let Options { channels, generator_part, steps, rate, .. } = *self.options;
-        let (vb, size) = (variables.builder(), self.options.size(channels / generator_part));
+        let (vb, [Size { channels, .. }, size]) = (variables.builder(), self.sizes);
         let models = Both {
             embedding: self.embedding(&vb)?,
             project: linear(channels, size.channels, vb.pp("generator.project"))?,
@@ -223,7 +188,7 @@ impl Run<'_> {
             discriminator: self.discriminator("replaced", 1, &vb)?,
         };
         let judged = self.judged();
-        let plan = self.plan("pretraining", steps, rate);
+        let plan = self.plan("pretraining", self.options.steps, self.options.rate);
         record.train(
             &plan,
             variables,
@@ -247,7 +212,7 @@ impl Run<'_> {
             let said: Vec<u32> = chosen.iter().map(|_| others[random.random_range(0..LENGTH)]).collect();
             replace(&text, &chosen, &said)
         };
-        (0..2 * JUDGED_AT_ONCE).map(replaced).collect()
+        (0..JUDGED).map(replaced).collect()
     }
 
     /// The generator's cross entropy of what it says, and the discriminator's of what was replaced.
@@ -258,7 +223,7 @@ impl Run<'_> {
             .collect();
         let mut random = random(self.seed, "masks", step);
         let masked: Vec<_> = texts.iter().map(|text| mask(text, self.text.mask(), &mut random)).collect();
-        let inputs: Vec<u32> = masked.iter().flat_map(|masked| masked.inputs.iter().copied()).collect();
+        let inputs = rows(masked.iter().map(|masked| &masked.inputs[..]), LENGTH, self.device)?;
         let (mut places, mut originals) = (Vec::new(), Vec::new());
         for (i, (text, masked)) in texts.iter().zip(&masked).enumerate() {
             places.extend(masked.chosen.iter().map(|place| (i * LENGTH + place) as u32));
@@ -266,7 +231,7 @@ impl Run<'_> {
         }
         let count = places.len();
         let sequences = self.sequences(batch, LENGTH)?;
-        let x = models.embedding.forward(&Tensor::from_vec(inputs, (batch, LENGTH), self.device)?)?;
+        let x = models.embedding.forward(&inputs)?;
         let y = models.generator.stack.forward(&models.project.forward(&x)?, &sequences, None, true)?;
         let y = y.flatten(0, 1)?.index_select(&Tensor::from_vec(places, count, self.device)?, 0)?;
         let logits = models.embedding.logits(&models.generator.head.forward(&y)?)?;
@@ -290,8 +255,7 @@ impl Run<'_> {
 
     /// Logits `[batch, time]` of having been replaced.
     fn replaced(&self, models: &Both, some: &[Replaced], train: bool) -> candle_core::Result<Tensor> {
-        let tokens: Vec<u32> = some.iter().flat_map(|replaced| replaced.inputs.iter().copied()).collect();
-        let tokens = Tensor::from_vec(tokens, (some.len(), LENGTH), self.device)?;
+        let tokens = rows(some.iter().map(|replaced| &replaced.inputs[..]), LENGTH, self.device)?;
         let (x, sequences) = (models.embedding.forward(&tokens)?, self.sequences(some.len(), LENGTH)?);
         models
             .discriminator
@@ -306,42 +270,32 @@ impl Run<'_> {
 
     fn tune(&self, record: &Record, phase: &str, variables: &Variables) -> Result<Curve> {
         let vb = variables.builder();
-        let model = (self.embedding(&vb)?, self.discriminator("category", CATEGORIES.len(), &vb)?);
-        let plan = self.plan(phase, self.options.tuning_steps, self.options.tuning_rate);
-        let (labelled, judged) =
-            (&self.text.training[..self.options.labelled], &self.text.held_out[..self.options.judged]);
-        let loss = |step| {
-            let mut random = random(self.seed, "definitions", step);
-            let batch: Vec<&Definition> =
-                (0..TUNING_BATCH).map(|_| &labelled[random.random_range(0..labelled.len())]).collect();
-            let labels = batch.iter().map(|definition| definition.label).collect();
-            let labels = Tensor::from_vec(labels, batch.len(), self.device)?;
-            loss::cross_entropy(&self.categories(&model, &batch, true)?, &labels)
-        };
-        record.train(&plan, variables, loss, || {
-            let mut right = 0;
-            for some in judged.chunks(JUDGED_AT_ONCE) {
-                let some: Vec<&Definition> = some.iter().collect();
-                let said = self.categories(&model, &some, false)?.argmax(1)?.to_vec1::<u32>()?;
-                right +=
-                    said.iter().zip(&some).filter(|(said, definition)| **said == definition.label).count();
-            }
-            Ok(right as f64 / judged.len() as f64)
-        })
+        let model = self.discriminator("category", CATEGORIES.len(), &vb)?;
+        let model = Teller { run: self, embedding: self.embedding(&vb)?, model };
+        let categories = &self.options.categories;
+        let plan = self.plan(phase, categories.tuning_steps, categories.tuning_rate);
+        categories.learn(record, &plan, variables, (self.text, self.seed), &model)
+    }
+}
+
+/// A model that tells a category by the token that stands before a definition.
+struct Teller<'a> {
+    run: &'a Run<'a>,
+    embedding: Embedding,
+    model: Model,
+}
+
+impl Judge for Teller<'_> {
+    fn logits(&self, definitions: &[&Definition], train: bool) -> candle_core::Result<Tensor> {
+        let (tokens, lengths) = self.run.text.padded(definitions, LONGEST, true);
+        let sequences = Sequences::padded(LONGEST, &lengths).map_err(candle_core::Error::wrap)?;
+        let tokens = Tensor::from_vec(tokens, (definitions.len(), LONGEST), self.run.device)?;
+        let y = self.model.stack.forward(&self.embedding.forward(&tokens)?, &sequences, None, train)?;
+        self.model.head.forward(&y.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
     }
 
-    /// Logits of categories, of the token that stands before each definition.
-    fn categories(
-        &self,
-        (embedding, model): &(Embedding, Model),
-        some: &[&Definition],
-        train: bool,
-    ) -> candle_core::Result<Tensor> {
-        let (tokens, lengths) = self.text.padded(some, LENGTH, true);
-        let sequences = Sequences::padded(LENGTH, &lengths).map_err(candle_core::Error::wrap)?;
-        let tokens = Tensor::from_vec(tokens, (some.len(), LENGTH), self.device)?;
-        let y = model.stack.forward(&embedding.forward(&tokens)?, &sequences, None, train)?;
-        model.head.forward(&y.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?)
+    fn output(&self, label: u32) -> u32 {
+        label
     }
 }
 

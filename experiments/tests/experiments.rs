@@ -86,14 +86,14 @@ fn falls(what: &str, curve: &Curve, by: f64) {
 #[test]
 fn pretrain_learns() {
     let flags = "--seeds 1 --channels 16 --heads 2 --layers 1 --length 24 --batch 8 --steps 40 --rate 1e-2 \
-                 --labelled 64 --tuning-steps 40 --tuning-rate 1e-2 --judged 200";
-    for outcome in outcomes("pretrain", flags, "130", pretrain::run) {
+                 --labelled 800 --tuning-steps 120 --tuning-rate 1e-2 --judged 400";
+    for outcome in outcomes("pretrain", flags, "300", pretrain::run) {
         let name = outcome.kind.name();
         falls(&format!("{name}, text"), &outcome.pretraining, 1.0);
         for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.tuning) {
             falls(&format!("{name}, categories {phase}"), curve, 4.0);
-            // Chance is one in eight.
-            assert!(curve.score() > 0.15, "{name}, {phase}: {}", curve.score());
+            // Chance is one in eight, and of 400 it is within six deviations of 1.7 %.
+            assert!(curve.score() > 0.18, "{name}, {phase}: {}", curve.score());
         }
     }
 }
@@ -124,7 +124,7 @@ fn frozen_transfer_learns() {
         let [learning, all] = outcome.numbers;
         assert_eq!(learning == all, outcome.arm == frozen_transfer::Arm::Full, "{name}: {learning} of {all}");
         // Chance is a half, and one in ten.
-        let least = if outcome.task == frozen_transfer::Task::Memory { 0.6 } else { 0.25 };
+        let least = if outcome.task == frozen_transfer::Task::Memory { 0.6 } else { 0.18 };
         for accuracy in outcome.accuracies {
             assert!(accuracy > least, "{name}: {accuracy}");
         }
@@ -134,13 +134,13 @@ fn frozen_transfer_learns() {
 #[test]
 fn replaced_token_learns() {
     let flags = "--seeds 1 --channels 32 --generator-part 2 --heads 2 --layers 1 --batch 8 --steps 40 --rate 1e-2 \
-                 --labelled 64 --tuning-steps 40 --tuning-rate 1e-2 --judged 200";
-    for outcome in outcomes("replaced-token", flags, "130", replaced_token::run) {
+                 --labelled 800 --tuning-steps 120 --tuning-rate 1e-2 --judged 400";
+    for outcome in outcomes("replaced-token", flags, "300", replaced_token::run) {
         let name = outcome.branch.name();
         falls(&format!("{name}, text"), &outcome.pretraining, 3.0);
         for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.tuning) {
             falls(&format!("{name}, categories {phase}"), curve, 0.5);
-            assert!(curve.score() > 0.15, "{name}, {phase}: {}", curve.score());
+            assert!(curve.score() > 0.18, "{name}, {phase}: {}", curve.score());
         }
     }
 }

@@ -1,5 +1,7 @@
-use candle_core::{Module, Result, Tensor};
+use anyhow::{Result, ensure};
+use candle_core::{Module, Tensor};
 use candle_nn::VarBuilder;
+use clap::Args;
 use lightspan_candle::Sequences;
 use lightspan_candle::nn::Memory;
 
@@ -18,6 +20,37 @@ pub struct Size {
     pub layers: usize,
     /// Taps of convolutions.
     pub width: usize,
+}
+
+/// The flags that sizes are given by.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Channels of a token
+    #[arg(long, default_value_t = 64)]
+    pub channels: usize,
+    /// Heads of attention and of convolutions
+    #[arg(long, default_value_t = 4)]
+    pub heads: usize,
+    /// Layers, of an encoder and of a decoder
+    #[arg(long, default_value_t = 2)]
+    pub layers: usize,
+}
+
+impl Sizes {
+    /// With convolutions of a width, and feed-forward parts of four times the channels.
+    ///
+    /// # Errors
+    ///
+    /// For heads that do not divide the channels, and for none of something.
+    pub fn with_width(self, width: usize) -> Result<Size> {
+        let Sizes { channels, heads, layers } = self;
+        ensure!(layers > 0 && width > 0, "no layers, or convolutions without taps: --layers, --width");
+        ensure!(
+            heads > 0 && channels > 0 && channels.is_multiple_of(heads),
+            "{heads} heads do not divide {channels} channels: --heads, --channels"
+        );
+        Ok(Size { channels, heads, ffn: 4 * channels, layers, width })
+    }
 }
 
 /// What a stack is for.
@@ -43,7 +76,7 @@ impl Stack {
     /// # Errors
     ///
     /// As candle has them.
-    pub fn new(kind: Kind, size: &Size, role: Role, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub fn new(kind: Kind, size: &Size, role: Role, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
         Self::of(size, role, vb, |i, vb| Mixer::new(kind, size, role, i, vb))
     }
 
@@ -52,7 +85,7 @@ impl Stack {
     /// # Errors
     ///
     /// As candle has them.
-    pub fn of_branch(branch: Branch, size: &Size, vb: &VarBuilder<'_>) -> Result<Self> {
+    pub fn of_branch(branch: Branch, size: &Size, vb: &VarBuilder<'_>) -> candle_core::Result<Self> {
         Self::of(size, Role::Encoder, vb, |_, vb| Mixer::of_branch(branch, size, vb))
     }
 
@@ -65,13 +98,13 @@ impl Stack {
         size: &Size,
         role: Role,
         vb: &VarBuilder<'a>,
-        mixer: impl Fn(usize, VarBuilder<'a>) -> Result<Mixer>,
-    ) -> Result<Self> {
+        mixer: impl Fn(usize, VarBuilder<'a>) -> candle_core::Result<Mixer>,
+    ) -> candle_core::Result<Self> {
         let layer = |i: usize| {
             let vb = vb.pp("layers").pp(i);
             Layer::new(mixer(i, vb.pp("mixer"))?, size, role, &vb)
         };
-        let layers = (0..size.layers).map(layer).collect::<Result<_>>()?;
+        let layers = (0..size.layers).map(layer).collect::<candle_core::Result<_>>()?;
         Ok(Stack { layers, norm: Norm::new(size.channels, vb.pp("norm"))? })
     }
 
@@ -86,7 +119,7 @@ impl Stack {
         sequences: &Sequences,
         memory: Option<Memory<'_>>,
         train: bool,
-    ) -> Result<Tensor> {
+    ) -> candle_core::Result<Tensor> {
         let through = |x: Tensor, layer: &Layer| layer.forward(&x, sequences, memory, train);
         self.norm.forward(&self.layers.iter().try_fold(x.clone(), through)?)
     }
