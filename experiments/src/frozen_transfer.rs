@@ -148,7 +148,6 @@ impl Options {
     fn check(&self) -> Result<Size> {
         ensure!(!self.rates.is_empty(), "no learning rates: --rates");
         ensure!(self.rates.iter().all(|rate| *rate > 0.0), "a learning rate of zero or less: --rates");
-        ensure!(self.common.seeds > 0, "no seeds: --seeds");
         ensure!(
             self.bits > 0 && self.batch > 0 && self.steps > 0 && self.text_steps > 0,
             "no bits, steps or problems"

@@ -14,7 +14,7 @@ pub struct Common {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// How many seeds, from the first on
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The folder of checkpoints and results [default: target/experiments/ and the program's name]
     #[arg(long)]
@@ -66,6 +66,7 @@ impl Common {
                 "--cuda wants the feature cuda: cargo run --release -p lightspan-experiments --features cuda .."
             );
         }
-        Ok(Device::new_cuda(0)?)
+        // One stream for all threads: what one run leaves to the next is there.
+        Ok(Device::new_cuda_with_stream(0)?)
     }
 }

@@ -120,6 +120,7 @@ impl Panel {
             .axis_desc_style(label.clone())
             .x_desc(self.x)
             .y_desc(self.y)
+            .x_label_formatter(&|x| x.to_string())
             .draw()?;
         if let Some(mark) = self.mark {
             chart.draw_series(DashedLineSeries::new(
@@ -146,7 +147,7 @@ impl Panel {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(self.room())
             .margin(12)
             .legend_area_size(40)
             .label_font(label)
@@ -154,6 +155,18 @@ impl Panel {
             .border_style(GRID)
             .draw()?;
         Ok(())
+    }
+}
+
+impl Panel {
+    /// Where names hide little: lines end below where they fall, and above where they rise.
+    fn room(&self) -> SeriesLabelPosition {
+        let ends = self.lines.iter().filter_map(|line| Some(line.points.last()?.1 - line.points.first()?.1));
+        if ends.sum::<f64>() < 0.0 {
+            SeriesLabelPosition::UpperRight
+        } else {
+            SeriesLabelPosition::LowerRight
+        }
     }
 }
 

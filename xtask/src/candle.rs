@@ -18,7 +18,12 @@ pub(crate) const OTHERS: [&str; 5] =
 
 /// Their tests, each benchmark once, and the example.
 pub(crate) fn test() -> Result<(), String> {
-    cargo(["test"].into_iter().chain(BOTH))?;
+    // All of one build, though what runs is said by its targets.
+    let tests = |targets: &[&'static str]| command(["test"].iter().chain(&BOTH).chain(targets));
+    run(&mut tests(&["--lib", "--test", "suite"]))?;
+    // candle's matrix products take every core: those of tests beside one another would wait for each other most of the time.
+    run(tests(&["--test", "experiments"]).env("RAYON_NUM_THREADS", "1"))?;
+    run(&mut tests(&["--doc"]))?;
     cargo(["test", "--package", PACKAGE, "--benches"])?;
     cargo(["run", "--quiet", "--profile", "test", "--package", PACKAGE, "--example", "01_train"])
 }

@@ -210,6 +210,10 @@ mod tests {
         assert_eq!(variables.trained().keys().collect::<Vec<_>>(), ["tuned"]);
         assert_eq!(variables.frozen_bits().unwrap()["kept"], [2f32.to_bits(); 3]);
         assert_eq!(variables.copied(1).unwrap().trained().len(), 2);
+        // A change of one bit is seen.
+        let next = f32::from_bits(2f32.to_bits() + 1);
+        all["kept"].set(&Tensor::new(&[2.0, 2.0, next], &Device::Cpu).unwrap()).unwrap();
+        assert_ne!(variables.frozen_bits().unwrap()["kept"], [2f32.to_bits(); 3]);
     }
 
     #[test]
