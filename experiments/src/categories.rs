@@ -7,6 +7,7 @@ use clap::Args;
 use rand::RngExt;
 
 use crate::data::text::{Definition, Text};
+use crate::options::{count, rate};
 use crate::random::random;
 use crate::training::{Curve, Plan, Record, Variables};
 
@@ -21,16 +22,16 @@ const JUDGED_AT_ONCE: usize = 64;
 #[derive(Args, Clone, Debug)]
 pub struct Categories {
     /// Definitions whose category is told
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 800, value_parser = count(1000000))]
     pub labelled: usize,
     /// Steps of learning categories, of 32 definitions each
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = count(1000000000))]
     pub tuning_steps: usize,
     /// Learning rate of learning categories
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = rate)]
     pub tuning_rate: f64,
     /// Definitions that are held out and judged
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 800, value_parser = count(1000000))]
     pub judged: usize,
 }
 
@@ -63,7 +64,6 @@ impl Categories {
             "--judged {}: {held_out} definitions are held out",
             self.judged
         );
-        ensure!(self.tuning_steps > 0, "no steps of learning categories: --tuning-steps");
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Categories {
     }
 }
 
-/// Rows of tokens `[rows, length]`.
+/// Rows of tokens `[rows, length]`, of a length above zero.
 ///
 /// # Errors
 ///

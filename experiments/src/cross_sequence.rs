@@ -10,7 +10,7 @@ use lightspan_candle::Sequences;
 use rand::RngExt;
 
 use crate::model::{Embedding, Kind, Mixer, Role, Size, Sizes, Stack, binary_cross_entropy, linear};
-use crate::options::Common;
+use crate::options::{Common, count, distinct, rate};
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
 use crate::report::Report;
@@ -29,25 +29,25 @@ pub struct Options {
     #[command(flatten)]
     pub common: Common,
     /// Symbols of a string: so far apart, and one more, are those that are compared
-    #[arg(long, value_delimiter = ',', default_value = "3,6,10,16,32")]
+    #[arg(long, value_delimiter = ',', default_value = "3,6,10,16,32", value_parser = count(1024))]
     pub lengths: Vec<usize>,
     /// Symbols that strings are made of
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=65536))]
     pub symbols: u32,
     /// Channels, heads and layers.
     #[command(flatten)]
     pub sizes: Sizes,
     /// Taps of the convolutions
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 15, value_parser = count(4096))]
     pub width: usize,
     /// Pairs of strings in a batch
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = count(65536))]
     pub batch: usize,
     /// Steps of training
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = count(1000000000))]
     pub steps: usize,
     /// Learning rate
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 3e-3, value_parser = rate)]
     pub rate: f64,
 }
 
@@ -93,15 +93,14 @@ pub struct Outcome {
 
 impl Options {
     fn check(&self) -> Result<Size> {
-        ensure!(!self.lengths.is_empty() && !self.lengths.contains(&0), "strings of no symbols: --lengths");
-        ensure!(self.symbols > 1, "strings of {} symbols are all the same: --symbols", self.symbols);
-        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
+        distinct("--lengths", &self.lengths)?;
+        ensure!(self.sizes.layers > 1, "one layer cannot both convolve and attend: --layers");
         self.sizes.with_width(self.width)
     }
 
-    /// How far to the left convolutions see through all layers.
+    /// How many tokens to the left convolutions see through all layers.
     pub fn reach(&self) -> usize {
-        self.sizes.layers * (self.width / 2)
+        self.sizes.layers * ((self.width - 1) / 2)
     }
 }
 
@@ -172,11 +171,11 @@ impl Run<'_> {
     fn train(&self, record: &Record) -> Result<Curve> {
         let variables = Variables::new(self.seed, self.device);
         let model = Model::new(self, &variables.builder())?;
-        let Options { steps, batch, rate, .. } = *self.options;
+        let Options { ref common, symbols, steps, batch, rate, .. } = *self.options;
         let name = self.arm.name().to_lowercase().replace([',', ' '], "-");
         let plan = Plan {
             name: format!("{name}-{}-{}", self.length, self.seed),
-            settings: format!("{:?}, {batch}, {}", self.size, self.options.symbols),
+            settings: format!("{:?}, {batch}, {symbols}, {}", self.size, common.place()),
             steps,
             every: steps.div_ceil(POINTS),
             rate,

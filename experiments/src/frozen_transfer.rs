@@ -14,17 +14,17 @@ use clap::{Args, ValueEnum};
 use lightspan_candle::Sequences;
 
 pub use tasks::Task;
-use tasks::{Batch, Problems, Purpose};
+use tasks::{BITS, Batch, Problems, Purpose};
 
 use crate::data::text::Text;
 use crate::model::{Embedding, Kind, Role, Size, Sizes, Stack, linear};
-use crate::options::Common;
+use crate::options::{Common, count, distinct, rate};
 use crate::picture::{Line, Panel, Picture};
 use crate::report::Report;
 use crate::table::{percent, table};
 use crate::training::{Curve, Plan, Rate, Record, Variables};
 
-/// Tokens of a stretch of text, and stretches in a batch.
+/// Tokens of a stretch of text, which no task has more of: all positions are learned. And stretches in a batch.
 const LENGTH: usize = 64;
 const STRETCHES: usize = 16;
 /// Points of each curve.
@@ -46,25 +46,26 @@ pub struct Options {
     #[arg(long, default_value = "positions")]
     pub tune: Part,
     /// Learning rates that are tried for each arm, with the first seed
-    #[arg(long, value_delimiter = ',', default_value = "3e-3,1e-2,3e-2")]
+    #[arg(long, value_delimiter = ',', default_value = "3e-3,1e-2,3e-2", value_parser = rate)]
     pub rates: Vec<f64>,
     /// Channels, heads and layers.
     #[command(flatten)]
     pub sizes: Sizes,
     /// Taps of the convolutions
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 15, value_parser = count(4096))]
     pub width: usize,
-    /// Bits of each of the five strings of the memory task, by 50s
-    #[arg(long, default_value_t = 100)]
+    /// Bits of each of the five strings of the memory task: 50 to a token, up to 500. Convolutions see width - 1 tokens to the left in
+    /// each layer, and strings may be six times their tokens away
+    #[arg(long, default_value_t = 100, value_parser = count(500))]
     pub bits: usize,
     /// Steps of learning the text
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count(1000000000))]
     pub text_steps: usize,
     /// Steps of learning a task
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = count(1000000000))]
     pub steps: usize,
     /// Problems in a batch
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = count(65536))]
     pub batch: usize,
 }
 
@@ -146,12 +147,10 @@ pub struct Outcome {
 
 impl Options {
     fn check(&self) -> Result<Size> {
-        ensure!(!self.rates.is_empty(), "no learning rates: --rates");
-        ensure!(self.rates.iter().all(|rate| *rate > 0.0), "a learning rate of zero or less: --rates");
-        ensure!(
-            self.bits > 0 && self.batch > 0 && self.steps > 0 && self.text_steps > 0,
-            "no bits, steps or problems"
-        );
+        distinct("--kinds", &self.kinds)?;
+        distinct("--tasks", &self.tasks)?;
+        distinct("--rates", &self.rates)?;
+        ensure!(self.bits.is_multiple_of(BITS), "{} bits are no {BITS}s: --bits", self.bits);
         self.sizes.with_width(self.width)
     }
 }
@@ -167,12 +166,11 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
     let problems: Vec<Problems> = (options.tasks.iter())
         .map(|&task| Problems::new(task, options.batch, options.bits, &device))
         .collect::<Result<_>>()?;
-    let positions = problems.iter().map(Problems::tokens).fold(LENGTH, usize::max);
     let arms = options.kinds.len() * options.tasks.len() * Arm::ALL.len();
     let seeds = options.common.seeds as usize;
     let runs = options.kinds.len() * seeds + arms * (options.rates.len() + seeds - 1);
     let record = Record::open("frozen_transfer", &options.common, runs)?;
-    let bench = Bench { options, size, positions, device: &device, record: &record };
+    let bench = Bench { options, size, device: &device, record: &record };
 
     let of_kind = |&kind| options.common.seeds().map(move |seed| (kind, seed));
     let texts: Vec<(Kind, u64)> = options.kinds.iter().flat_map(of_kind).collect();
@@ -195,7 +193,7 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
         for &rate in &options.rates {
             tried.push((rate, learn(options.common.seed, rate)?));
         }
-        // What has no score, as a loss was no number, is the worst.
+        // What diverged has no score, and is the worst.
         let better = |(_, a): &(f64, Learned), (_, b): &(f64, Learned)| {
             let score = |learned: &Learned| Some(learned.curve.score()).filter(|score| score.is_finite());
             score(a).partial_cmp(&score(b)).unwrap_or(std::cmp::Ordering::Equal)
@@ -220,17 +218,16 @@ pub fn run(options: &Options) -> Result<(Vec<Outcome>, Report)> {
 struct Bench<'a> {
     options: &'a Options,
     size: Size,
-    positions: usize,
     device: &'a Device,
     record: &'a Record,
 }
 
 impl Bench<'_> {
     fn plan(&self, name: String, steps: usize, rate: f64) -> Plan {
-        let Options { batch, bits, tune, text_steps, .. } = self.options;
+        let Options { common, batch, bits, tune, text_steps, .. } = self.options;
         Plan {
             name: name.to_lowercase().replace([',', ' '], "-"),
-            settings: format!("{:?}, {}, {batch}, {bits}, {tune:?}, {text_steps}", self.size, self.positions),
+            settings: format!("{:?}, {batch}, {bits}, {tune:?}, {text_steps}, {}", self.size, common.place()),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -242,7 +239,7 @@ impl Bench<'_> {
     fn learn_text(&self, kind: Kind, seed: u64, text: &Text) -> Result<Variables> {
         let variables = Variables::new(seed, self.device);
         let (size, vb) = (self.size, variables.builder());
-        let embedding = Embedding::new(text.vocabulary(), self.positions, size.channels, &vb)?;
+        let embedding = Embedding::new(text.vocabulary(), LENGTH, size.channels, &vb)?;
         let stack = Stack::new(kind, &size, Role::Causal, &vb)?;
         let sequences = Sequences::batch(STRETCHES, LENGTH)?;
         let loss_of = |step: usize, held_out: bool| -> candle_core::Result<Tensor> {
@@ -287,7 +284,7 @@ impl Model {
         let init = candle_nn::Init::Randn { mean: 0.0, stdev: (size.channels as f64).powf(-0.5) };
         Ok(Model {
             input: linear(problems.inputs(), size.channels, vb.pp("input"))?,
-            positions: vb.get_with_hints((bench.positions, size.channels), "positions.weight", init)?,
+            positions: vb.get_with_hints((LENGTH, size.channels), "positions.weight", init)?,
             stack: Stack::new(kind, &size, Role::Causal, vb)?,
             output: linear(size.channels, problems.outputs(), vb.pp("output"))?,
         })
@@ -355,8 +352,9 @@ impl TaskRun<'_> {
         for (name, bits) in &before {
             ensure!(after.get(name) == Some(bits), "{name} was frozen and has changed, in {}", plan.name);
         }
+        let accuracy = if curve.score().is_finite() { accuracy(&test)? } else { f64::NAN };
         let learning = variables.trained().values().map(|var| var.elem_count()).sum();
-        Ok(Learned { numbers: [learning, variables.count()], curve, accuracy: accuracy(&test)? })
+        Ok(Learned { numbers: [learning, variables.count()], curve, accuracy })
     }
 }
 

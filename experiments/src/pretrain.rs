@@ -11,7 +11,7 @@ use crate::categories::{Categories, Judge, LONGEST, rows};
 use crate::data::span_corruption::{Corrupted, Counts, corrupt};
 use crate::data::text::{Definition, SENTINELS, Text};
 use crate::model::{Kind, Seq2Seq, Size, Sizes};
-use crate::options::Common;
+use crate::options::{Common, count, distinct, rate};
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
 use crate::report::Report;
@@ -36,19 +36,19 @@ pub struct Options {
     #[command(flatten)]
     pub sizes: Sizes,
     /// Taps of the convolutions
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = count(4096))]
     pub width: usize,
     /// Tokens of a stretch of text before it is corrupted
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = count(4096))]
     pub length: usize,
     /// Stretches in a batch
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = count(65536))]
     pub batch: usize,
     /// Steps of pre-training
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 3000, value_parser = count(1000000000))]
     pub steps: usize,
     /// Learning rate of pre-training
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 3e-3, value_parser = rate)]
     pub rate: f64,
     /// What is learned afterwards.
     #[command(flatten)]
@@ -83,7 +83,7 @@ impl Options {
             !self.kinds.contains(&Kind::Lstm),
             "an LSTM reads in one direction, and is no encoder: --kinds"
         );
-        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
+        distinct("--kinds", &self.kinds)?;
         self.categories.check(text)?;
         self.sizes.with_width(self.width)
     }
@@ -137,10 +137,11 @@ impl Run<'_> {
     }
 
     fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { length, batch, categories: Categories { labelled, judged, .. }, .. } = *self.options;
+        let Options { ref common, length, batch, categories: Categories { labelled, judged, .. }, .. } =
+            *self.options;
         Plan {
             name: format!("{}-{}-{phase}", self.kind.name().to_lowercase(), self.seed),
-            settings: format!("{:?}, {length}, {batch}, {labelled}, {judged}", self.size),
+            settings: format!("{:?}, {length}, {batch}, {labelled}, {judged}, {}", self.size, common.place()),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -153,14 +154,15 @@ impl Run<'_> {
         let plan = self.plan("pretraining", self.options.steps, self.options.rate);
         // The same for all seeds and kinds.
         let judged: Vec<Corrupted> =
-            (0..2 * JUDGED_AT_ONCE).map(|i| self.stretch(&self.text.held_out, 0, i)).collect();
+            (0..2 * JUDGED_AT_ONCE).map(|i| self.stretch(&self.text.held_out, (0, "judged"), i)).collect();
         let loss_of = |stretches: &[Corrupted], train| self.loss(&model, stretches, train);
         let batch = self.options.batch;
         record.train(
             &plan,
             variables,
             |step| {
-                let of_batch = |i| self.stretch(&self.text.training, self.seed, step * batch + i);
+                let of_batch =
+                    |i| self.stretch(&self.text.training, (self.seed, "trained on"), step * batch + i);
                 loss_of(&(0..batch).map(of_batch).collect::<Vec<_>>(), true)
             },
             || {
@@ -173,9 +175,10 @@ impl Run<'_> {
         )
     }
 
-    fn stretch(&self, from: &[Definition], seed: u64, index: usize) -> Corrupted {
-        let text = self.text.stretch(from, self.options.length, seed, "stretch", index);
-        corrupt(&text, |i| self.text.sentinel(i), self.text.end(), &mut random(seed, "spans", index))
+    fn stretch(&self, from: &[Definition], (seed, what): (u64, &str), index: usize) -> Corrupted {
+        let text = self.text.stretch(from, self.options.length, seed, &format!("text, {what}"), index);
+        let mut random = random(seed, &format!("spans, {what}"), index);
+        corrupt(&text, |i| self.text.sentinel(i), self.text.end(), &mut random)
     }
 
     /// The mean cross entropy of what is to be said.

@@ -13,7 +13,7 @@ use crate::categories::{Categories, Judge, LONGEST, rows};
 use crate::data::replaced_tokens::{Replaced, mask, ranked, replace, sample};
 use crate::data::text::{CATEGORIES, Definition, Text};
 use crate::model::{Branch, Embedding, Size, Sizes, Stack, binary_cross_entropy, linear};
-use crate::options::Common;
+use crate::options::{Common, count, distinct, rate};
 use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
 use crate::report::Report;
@@ -42,19 +42,19 @@ pub struct Options {
     #[command(flatten)]
     pub sizes: Sizes,
     /// How many times fewer channels the generator has
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = count(16384))]
     pub generator_part: usize,
     /// Taps of the convolutions
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = count(4096))]
     pub width: usize,
     /// Stretches of 64 tokens in a batch
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = count(65536))]
     pub batch: usize,
     /// Steps of pre-training
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 3000, value_parser = count(1000000000))]
     pub steps: usize,
     /// Learning rate of pre-training
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 3e-3, value_parser = rate)]
     pub rate: f64,
     /// What is learned afterwards.
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub struct Options {
 pub struct Outcome {
     /// What stands beside attention.
     pub branch: Branch,
-    /// Numbers of the discriminator.
+    /// Numbers of the discriminator that learns categories, its table of tokens among them.
     pub parameters: usize,
     /// Pre-training, with the probability that a token that was replaced is ranked above one that was not.
     pub pretraining: Curve,
@@ -77,8 +77,7 @@ pub struct Outcome {
 impl Options {
     /// The sizes of the discriminator and of the generator.
     fn check(&self, text: &Text) -> Result<[Size; 2]> {
-        ensure!(self.steps > 0 && self.batch > 0, "no steps, or nothing in a batch: --steps, --batch");
-        ensure!(self.generator_part > 0, "a generator of a part of zero: --generator-part");
+        distinct("--branches", &self.branches)?;
         let heads = self.sizes.heads;
         ensure!(heads.is_multiple_of(2), "of {heads} heads half convolve: --heads");
         self.categories.check(text)?;
@@ -159,10 +158,11 @@ impl Run<'_> {
     }
 
     fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { batch, categories: Categories { labelled, judged, .. }, .. } = *self.options;
+        let Options { ref common, batch, categories: Categories { labelled, judged, .. }, .. } =
+            *self.options;
         Plan {
             name: format!("{}-{}-{phase}", self.branch.name().replace(' ', "-"), self.seed),
-            settings: format!("{:?}, {batch}, {labelled}, {judged}", self.sizes),
+            settings: format!("{:?}, {batch}, {labelled}, {judged}, {}", self.sizes, common.place()),
             steps,
             every: steps.div_ceil(POINTS),
             rate,
@@ -170,9 +170,9 @@ impl Run<'_> {
         }
     }
 
-    /// The table of tokens, with one place more for what a definition begins with.
+    /// The table of tokens and positions.
     fn embedding(&self, vb: &VarBuilder<'_>) -> candle_core::Result<Embedding> {
-        Embedding::new(self.text.vocabulary(), LENGTH + 1, self.sizes[0].channels, vb)
+        Embedding::new(self.text.vocabulary(), LENGTH.max(LONGEST), self.sizes[0].channels, vb)
     }
 
     fn discriminator(&self, head: &str, outputs: usize, vb: &VarBuilder<'_>) -> candle_core::Result<Model> {
@@ -237,8 +237,11 @@ impl Run<'_> {
         let logits = models.embedding.logits(&models.generator.head.forward(&y)?)?;
         let said_loss = loss::cross_entropy(&logits, &Tensor::from_vec(originals, count, self.device)?)?;
 
-        // Numbers, and no tensors: no gradient goes through what was drawn.
-        let mut said = logits.to_vec2::<f32>()?.into_iter().map(|logits| sample(&logits, &mut random));
+        // Pieces of words or an end: nothing else stands in a text. Numbers, and no tensors: no gradient goes through what was drawn.
+        let mut said = logits
+            .to_vec2::<f32>()?
+            .into_iter()
+            .map(|logits| sample(&logits[..=self.text.end() as usize], &mut random));
         let replaced: Vec<Replaced> = texts
             .iter()
             .zip(&masked)

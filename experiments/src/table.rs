@@ -13,8 +13,11 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Tabl
 }
 
 /// The mean of numbers and how far they lie from it, in percent: `84.2 ± 0.7`. The deviation is that of a sample, and left out of a
-/// single number.
+/// single number. What diverged has none.
 pub fn percent(numbers: &[f64]) -> String {
+    if numbers.iter().any(|number| !number.is_finite()) {
+        return "diverged".to_owned();
+    }
     let count = numbers.len() as f64;
     let mean = numbers.iter().sum::<f64>() / count;
     if numbers.len() < 2 {
@@ -31,6 +34,7 @@ mod tests {
     #[test]
     fn numbers_are_told_with_their_spread() {
         assert_eq!(percent(&[0.5]), "50.0");
+        assert_eq!(percent(&[0.5, f64::NAN]), "diverged");
         assert_eq!(percent(&[0.25, 0.75]), "50.0 ± 35.4");
         assert_eq!(table(&["a"], [vec!["1".to_owned()]]).to_string(), "| a |\n|---|\n| 1 |");
     }

@@ -42,9 +42,13 @@ impl Drop for Folder {
     }
 }
 
-fn options<T: Args>(flags: &str, folder: &Path, more: &[&str]) -> T {
+fn parsed<T: Args>(flags: &str, folder: &Path, more: &[&str]) -> Result<T, clap::Error> {
     let words = ["test", "--out", folder.to_str().unwrap()].into_iter().chain(flags.split_whitespace());
-    Cli::<T>::try_parse_from(words.chain(more.iter().copied())).unwrap().options
+    Cli::<T>::try_parse_from(words.chain(more.iter().copied())).map(|cli| cli.options)
+}
+
+fn options<T: Args>(flags: &str, folder: &Path, more: &[&str]) -> T {
+    parsed(flags, folder, more).unwrap()
 }
 
 /// The outcomes of a program whose whole run, and whose run that stops again and again, leave the same files.
@@ -67,8 +71,8 @@ fn outcomes<T: Args, R>(
     assert!(stops > 1, "it stopped {stops} times");
     assert_eq!(report.table, again.table);
     assert_eq!(report.picture, again.picture);
-    for folder in ["", "checkpoints"] {
-        let (expected, found) = (whole.files(folder), stopping.files(folder));
+    for folder in [name.to_owned(), format!("{name}/checkpoints")] {
+        let (expected, found) = (whole.files(&folder), stopping.files(&folder));
         assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
         for (name, bytes) in expected {
             assert!(found[&name] == bytes, "{} differs after a stop", name.display());
@@ -103,7 +107,7 @@ fn cross_sequence_is_seen_by_attention_alone() {
     // Two layers that see two tokens each: four to the left, where three and nine are wanted.
     let flags =
         "--seeds 1 --lengths 1,8 --channels 32 --heads 2 --width 5 --batch 32 --steps 240 --rate 5e-3";
-    let outcomes = outcomes("cross-sequence", flags, "900", cross_sequence::run);
+    let outcomes = outcomes("cross_sequence", flags, "900", cross_sequence::run);
     for outcome in outcomes {
         let (name, score) = (outcome.arm.name(), outcome.curve.score());
         if outcome.length == 1 || outcome.arm.attends_last {
@@ -119,7 +123,7 @@ fn cross_sequence_is_seen_by_attention_alone() {
 fn frozen_transfer_learns() {
     let flags = "--seeds 2 --channels 16 --heads 2 --layers 1 --width 5 --text-steps 20 --steps 100 --rates 3e-3,3e-2 \
                  --tasks memory,digits --bits 50 --kinds transformer,dynamic,lstm";
-    for outcome in outcomes("frozen-transfer", flags, "700", frozen_transfer::run) {
+    for outcome in outcomes("frozen_transfer", flags, "700", frozen_transfer::run) {
         let name = format!("{}, {}, {}", outcome.task.name(), outcome.kind.name(), outcome.arm);
         let [learning, all] = outcome.numbers;
         assert_eq!(learning == all, outcome.arm == frozen_transfer::Arm::Full, "{name}: {learning} of {all}");
@@ -135,7 +139,7 @@ fn frozen_transfer_learns() {
 fn replaced_token_learns() {
     let flags = "--seeds 1 --channels 32 --generator-part 2 --heads 2 --layers 1 --batch 8 --steps 40 --rate 1e-2 \
                  --labelled 800 --tuning-steps 120 --tuning-rate 1e-2 --judged 400";
-    for outcome in outcomes("replaced-token", flags, "300", replaced_token::run) {
+    for outcome in outcomes("replaced_token", flags, "300", replaced_token::run) {
         let name = outcome.branch.name();
         falls(&format!("{name}, text"), &outcome.pretraining, 3.0);
         for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.tuning) {
@@ -150,26 +154,50 @@ fn what_cannot_be_is_an_error() {
     let folder = Folder::new("wrong");
     let error = |flags: &str| format!("{:#}", pretrain::run(&options(flags, &folder.0, &[])).err().unwrap());
     assert!(error("--length 1").contains("--length"));
-    assert!(error("--length 9000").contains("450 spans of --length 9000: there are 100 sentinels"));
-    assert!(error("--labelled 0").contains("--labelled 0: there are 10880 definitions"));
+    assert!(error("--length 4000").contains("200 spans of --length 4000: there are 100 sentinels"));
+    assert!(error("--labelled 20000").contains("--labelled 20000: there are 10880 definitions"));
     assert!(error("--heads 3").contains("3 heads do not divide 64 channels"));
-    assert!(!folder.0.exists(), "something was made before the options were seen to be wrong");
+    assert!(error("--kinds light,dynamic,light").contains("Light is twice in --kinds"));
+    assert!(error("--kinds lstm").contains("--kinds"));
     #[cfg(not(feature = "cuda"))]
     assert!(error("--cuda").contains("feature cuda"));
+    let refused = |flags: &str| parsed::<pretrain::Options>(flags, &folder.0, &[]).err().unwrap().to_string();
+    for flag in
+        ["--rate nan", "--rate 0", "--tuning-rate=-1", "--seeds 0", "--batch 0", "--width 0", "--layers 49"]
+    {
+        let name = flag.split([' ', '=']).next().unwrap();
+        assert!(refused(flag).contains(name), "{}", refused(flag));
+    }
+    let frozen = options("--bits 120", &folder.0, &[]);
+    let error = frozen_transfer::run(&frozen).err().unwrap().to_string();
+    assert_eq!(error, "120 bits are no 50s: --bits");
+    assert!(!folder.0.exists(), "something was made before the options were seen to be wrong");
 }
+
+const TINY: &str = "--seeds 1 --lengths 1 --channels 8 --heads 2 --layers 2 --batch 2 --steps 3";
 
 #[test]
 fn checkpoints_of_other_plans_are_refused() {
     let folder = Folder::new("plans");
-    let flags = "--seeds 1 --lengths 1 --channels 8 --heads 2 --layers 1 --batch 2 --steps 3";
-    let run = |more: &[&str]| cross_sequence::run(&options(flags, &folder.0, more));
+    let run = |more: &[&str]| cross_sequence::run(&options(TINY, &folder.0, more));
     run(&[]).unwrap();
     let error = format!("{:#}", run(&["--rate", "1"]).err().unwrap());
     assert!(error.contains("is no checkpoint of this run") && error.contains("--fresh"), "{error}");
     run(&["--rate", "1", "--fresh"]).unwrap();
-    let path = folder.0.join("checkpoints/light-alone-1-0.safetensors");
+    let path = folder.0.join("cross_sequence/checkpoints/light-alone-1-0.safetensors");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let error = format!("{:#}", run(&["--rate", "1"]).err().unwrap());
     assert!(error.contains("light-alone-1-0.safetensors is no checkpoint of this run"), "{error}");
+}
+
+/// What diverges is told, again and again, and is no chance.
+#[test]
+fn what_diverges_has_no_score() {
+    let folder = Folder::new("diverging");
+    for _ in 0..2 {
+        let (outcomes, report) = cross_sequence::run(&options(TINY, &folder.0, &["--rate", "1e30"])).unwrap();
+        assert!(outcomes.iter().all(|outcome| outcome.curve.score().is_nan()));
+        assert_eq!(report.table.matches("diverged").count(), outcomes.len());
+    }
 }

@@ -54,7 +54,7 @@ impl Text {
         Ok(Text { training, held_out, pieces })
     }
 
-    /// The end of a definition.
+    /// The end of a definition: the first token that is no piece of a word.
     pub fn end(&self) -> u32 {
         self.pieces
     }
@@ -84,13 +84,8 @@ impl Text {
         (self.pieces + 3 + CATEGORIES.len() as u32 + SENTINELS) as usize
     }
 
-    /// Pieces of words: what may be drawn in the place of another.
-    pub fn pieces(&self) -> u32 {
-        self.pieces
-    }
-
     /// Rows of `length` tokens, each of one definition and its end, behind what a decoder begins with where there is a `beginning`;
-    /// and how many tokens each row has before its padding. What is too long is cut.
+    /// and how many tokens each row has before its padding. What is too long is cut; rows have two tokens at least.
     pub fn padded(&self, some: &[&Definition], length: usize, beginning: bool) -> (Vec<u32>, Vec<usize>) {
         let mut tokens = vec![self.begin(); some.len() * length];
         let rows = tokens.chunks_exact_mut(length).zip(some);
@@ -103,7 +98,7 @@ impl Text {
         (tokens, lengths)
     }
 
-    /// `count` tokens of definitions one after another, each with its end, from a place that is drawn.
+    /// `count` tokens of definitions, of which there is one at least, one after another, each with its end, from a place that is drawn.
     pub fn stretch(
         &self,
         from: &[Definition],
@@ -148,10 +143,10 @@ mod tests {
         special.extend((0..SENTINELS).map(|i| text.sentinel(i)));
         special.sort_unstable();
         assert!(special.windows(2).all(|pair| pair[0] + 1 == pair[1]));
-        assert_eq!(special[0], text.pieces());
+        assert_eq!(special[0], text.pieces);
         assert_eq!(special.last().copied(), Some(text.vocabulary() as u32 - 1));
         let tokens = text.training.iter().chain(&text.held_out).flat_map(|d| &d.tokens);
-        assert!(tokens.into_iter().all(|&token| token < text.pieces()));
+        assert!(tokens.into_iter().all(|&token| token < text.pieces));
     }
 
     #[test]

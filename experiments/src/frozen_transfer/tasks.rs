@@ -14,7 +14,7 @@ use crate::random::random;
 /// Strings that are remembered.
 const STRINGS: usize = 5;
 /// Bits of a token of theirs.
-const BITS: usize = 50;
+pub const BITS: usize = 50;
 /// Bits of a number that is combined with another.
 const XOR_BITS: usize = 5;
 /// Problems that are judged, of those that are drawn.
@@ -72,12 +72,12 @@ impl Task {
 }
 
 impl Problems {
-    /// In batches of a size; strings to remember have so many bits, by 50s.
+    /// In batches of a size; strings to remember have so many bits, a multiple of 50.
     pub fn new(task: Task, batch: usize, memory_bits: usize, device: &Device) -> Result<Self> {
         let mut digits = if task == Task::Digits { digits::digits()? } else { Vec::new() };
-        // Those of one writer stand together: whoever is judged by is drawn once and for all.
+        // Those of one writer stand together. Which are judged by is drawn once and for all, so that each writer is on both sides.
         digits.shuffle(&mut random(0, "digits", 0));
-        let memory_tokens = memory_bits.div_ceil(BITS);
+        let memory_tokens = memory_bits / BITS;
         Ok(Problems { task, batch, memory_tokens, digits: digits.into(), device: device.clone() })
     }
 
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     fn problems(task: Task) -> Problems {
-        Problems::new(task, 7, 120, &Device::Cpu).unwrap()
+        Problems::new(task, 7, 150, &Device::Cpu).unwrap()
     }
 
     #[test]

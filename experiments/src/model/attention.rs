@@ -39,22 +39,40 @@ impl SelfAttention {
         Ok(SelfAttention { input: linear(channels, 3 * inner, vb.pp("input"))?, output: None, heads, causal })
     }
 
-    /// y `[batch, time, ..]` of x `[batch, time, C]`, whose padding nobody sees.
+    /// y `[batch, time, C]` of x as y, whose padding nobody sees.
     ///
     /// # Errors
     ///
     /// As candle has them.
     pub fn forward(&self, x: &Tensor, sequences: &Sequences) -> Result<Tensor> {
-        let (batch, time, _) = x.dims3()?;
-        let made = self.input.forward(x)?;
-        let inner = made.dim(D::Minus1)? / 3;
+        self.attend(&self.projected(x)?, sequences)
+    }
+
+    /// Queries, keys and values side by side, `[batch, time, 3 inner]`.
+    ///
+    /// # Errors
+    ///
+    /// As candle has them.
+    pub fn projected(&self, x: &Tensor) -> Result<Tensor> {
+        self.input.forward(x)
+    }
+
+    /// y of what was projected.
+    ///
+    /// # Errors
+    ///
+    /// As candle has them.
+    pub fn attend(&self, projected: &Tensor, sequences: &Sequences) -> Result<Tensor> {
+        let (batch, time, channels) = projected.dims3()?;
+        let inner = channels / 3;
         let each = inner / self.heads;
         let part = |i: usize| -> Result<Tensor> {
-            let part = made.narrow(D::Minus1, i * inner, inner)?;
+            let part = projected.narrow(D::Minus1, i * inner, inner)?;
             part.reshape((batch, time, self.heads, each))?.transpose(1, 2)?.contiguous()
         };
         let scores = part(0)?.matmul(&part(1)?.t()?.contiguous()?)?.affine((each as f64).powf(-0.5), 0.0)?;
-        let weights = ops::softmax(&scores.broadcast_add(&self.hidden(time, sequences, x)?)?, D::Minus1)?;
+        let weights =
+            ops::softmax(&scores.broadcast_add(&self.hidden(time, sequences, projected)?)?, D::Minus1)?;
         let y = weights.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, time, inner))?;
         self.output.as_ref().map_or(Ok(y.clone()), |output| output.forward(&y))
     }

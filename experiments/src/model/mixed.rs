@@ -38,7 +38,7 @@ pub struct MixedAttention {
 
 enum Conv {
     Dynamic(DynamicConv),
-    Span { query: Linear, conv: SpanConv },
+    Span(SpanConv),
 }
 
 impl MixedAttention {
@@ -60,10 +60,7 @@ impl MixedAttention {
         let conv = match branch {
             Branch::Attention => return Ok(None),
             Branch::Dynamic => Conv::Dynamic(nn::dynamic_conv(inner, heads, window, config, vb_conv)?),
-            Branch::Span => Conv::Span {
-                query: linear(channels, inner, vb.pp("query"))?,
-                conv: nn::span_conv(channels, inner, heads, window, config, vb_conv)?,
-            },
+            Branch::Span => Conv::Span(nn::span_conv(channels, inner, heads, window, config, vb_conv)?),
         };
         Ok(Some(MixedAttention {
             attention: SelfAttention::inner(channels, inner, heads, false, vb.pp("attention"))?,
@@ -79,11 +76,14 @@ impl MixedAttention {
     ///
     /// As candle has them.
     pub fn forward(&self, x: &Tensor, sequences: &Sequences, train: bool) -> Result<Tensor> {
-        let (attended, value) = (self.attention.forward(x, sequences)?, self.value.forward(x)?);
+        let (projected, value) = (self.attention.projected(x)?, self.value.forward(x)?);
+        let attended = self.attention.attend(&projected, sequences)?;
         let convolved = match &self.conv {
             Conv::Dynamic(conv) => conv.forward_with(&value, Some(sequences), train)?,
-            Conv::Span { query, conv } => {
-                conv.forward_with(x, &query.forward(x)?, &value, Some(sequences), train)?
+            // Attention's queries are those of the convolution too.
+            Conv::Span(conv) => {
+                let query = projected.narrow(D::Minus1, 0, value.dim(D::Minus1)?)?;
+                conv.forward_with(x, &query, &value, Some(sequences), train)?
             }
         };
         self.output.forward(&Tensor::cat(&[attended, convolved], D::Minus1)?)

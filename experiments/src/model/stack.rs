@@ -6,6 +6,7 @@ use lightspan_candle::Sequences;
 use lightspan_candle::nn::Memory;
 
 use crate::model::{Branch, Kind, Layer, Mixer, Norm};
+use crate::options::count;
 
 /// The sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +27,13 @@ pub struct Size {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Sizes {
     /// Channels of a token
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = count(16384))]
     pub channels: usize,
     /// Heads of attention and of convolutions
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = count(16384))]
     pub heads: usize,
     /// Layers, of an encoder and of a decoder
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = count(48))]
     pub layers: usize,
 }
 
@@ -41,12 +42,11 @@ impl Sizes {
     ///
     /// # Errors
     ///
-    /// For heads that do not divide the channels, and for none of something.
+    /// For heads that do not divide the channels.
     pub fn with_width(self, width: usize) -> Result<Size> {
         let Sizes { channels, heads, layers } = self;
-        ensure!(layers > 0 && width > 0, "no layers, or convolutions without taps: --layers, --width");
         ensure!(
-            heads > 0 && channels > 0 && channels.is_multiple_of(heads),
+            channels > 0 && channels.is_multiple_of(heads),
             "{heads} heads do not divide {channels} channels: --heads, --channels"
         );
         Ok(Size { channels, heads, ffn: 4 * channels, layers, width })

@@ -72,11 +72,17 @@ impl Adam {
         self.moments.iter().flat_map(named).collect()
     }
 
-    /// Goes on after so many steps, from a state of the same variables.
+    /// Goes on after so many steps, from a state of the same variables; `None` where something of it is missing or is of another shape
+    /// or type, and then nothing has changed.
     pub fn resume(&mut self, steps: usize, mut state: BTreeMap<String, Tensor>) -> Option<()> {
-        for (name, moments) in &mut self.moments {
-            *moments = [state.remove(&format!("first.{name}"))?, state.remove(&format!("second.{name}"))?];
-        }
+        let mut moment = |order: &str, name: &String, var: &Var| {
+            let found = state.remove(&format!("{order}.{name}"))?;
+            (found.shape() == var.shape() && found.dtype() == var.dtype()).then_some(found)
+        };
+        let both = |(name, var): (&String, &Var)| {
+            Some((name.clone(), [moment("first", name, var)?, moment("second", name, var)?]))
+        };
+        self.moments = self.variables.iter().map(both).collect::<Option<_>>()?;
         self.steps = steps;
         Some(())
     }

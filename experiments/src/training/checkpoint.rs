@@ -94,8 +94,9 @@ fn set(bytes: &[u8], plan: &Plan, variables: &Variables, adam: &mut Adam) -> Res
     let mut values = Vec::new();
     for (name, var) in variables.trained() {
         let value = saved.remove(&format!("model.{name}")).with_context(|| format!("it lacks {name}"))?;
-        if value.shape() != var.shape() {
-            bail!("{name} has shape {:?} in it, and {:?} here", value.shape(), var.shape());
+        if value.shape() != var.shape() || value.dtype() != var.dtype() {
+            let (found, expected) = (value.shape(), var.shape());
+            bail!("{name} is {:?} {found:?} in it, and {:?} {expected:?} here", value.dtype(), var.dtype());
         }
         values.push((var, value.to_device(variables.device())?));
     }

@@ -1,6 +1,6 @@
 use std::fs;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -8,25 +8,34 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rayon::ThreadPoolBuilder;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::options::Common;
-
 use crate::training::checkpoint;
 use crate::training::{Adam, Plan, Variables};
 
 /// Gradients of a larger norm are scaled down to it.
 const CLIP: f64 = 1.0;
 
+/// Bytes of a run's stack: candle goes through a graph by recursion, and that of a recurrent network is long.
+const STACK: usize = 64 << 20;
+
 /// What a run was like at one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Steps that were done.
     pub step: usize,
-    /// The mean of the losses of training since the point before.
+    /// The mean of the losses of training since the point before; NaN where one was no number.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// What the run is judged by, of data that it is not trained on.
+    /// What the run is judged by; NaN where it diverged.
+    #[serde(deserialize_with = "number")]
     pub score: f64,
+}
+
+/// JSON has no NaN: it is written as null.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// A run from its beginning.
@@ -34,7 +43,7 @@ pub struct Point {
 pub struct Curve(pub Vec<Point>);
 
 impl Curve {
-    /// The score at the end, or at the last point before a loss was no number.
+    /// The score at the end; NaN where the run diverged.
     pub fn score(&self) -> f64 {
         self.0.last().map_or(f64::NAN, |point| point.score)
     }
@@ -70,6 +79,17 @@ impl std::fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
+/// Removes checkpoints and what is left of half written ones, and nothing else.
+fn forget(checkpoints: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(checkpoints)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "safetensors" || end == "part") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 impl Record {
     /// Of an experiment of so many runs, in the folder of its program, which is made if it is not there.
     ///
@@ -80,8 +100,7 @@ impl Record {
         let folder = common.folder(program);
         let checkpoints = folder.join("checkpoints");
         if common.fresh && checkpoints.exists() {
-            fs::remove_dir_all(&checkpoints)
-                .with_context(|| format!("could not remove {}", checkpoints.display()))?;
+            forget(&checkpoints).with_context(|| format!("could not empty {}", checkpoints.display()))?;
         }
         fs::create_dir_all(&checkpoints)
             .with_context(|| format!("could not make {}", checkpoints.display()))?;
@@ -103,7 +122,7 @@ impl Record {
     ) -> Result<Vec<R>> {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || -> Result<Vec<(usize, R)>> {
-            let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
+            let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK).build()?;
             let mut found = Vec::new();
             while !failed.load(Ordering::Relaxed) {
                 let i = next.fetch_add(1, Ordering::Relaxed);
@@ -155,7 +174,7 @@ impl Record {
     /// Trains what a model has that is not frozen, from its checkpoint if there is one: `loss` of a step, counted from zero, and a
     /// `score` at each point of the curve. The model is to be built: its variables are to be there.
     ///
-    /// A loss that is no number ends the run: that is a result, if a poor one.
+    /// A loss that is no number ends the run, whose score is NaN: that is a result, if a poor one.
     ///
     /// # Errors
     ///
@@ -190,11 +209,10 @@ impl Record {
             if progress.steps.is_multiple_of(plan.every) || progress.steps == plan.steps || progress.diverged
             {
                 let (sum, count) = std::mem::take(&mut progress.since);
-                if count > 0 {
-                    let point = Point { step: progress.steps, loss: sum / count as f64, score: score()? };
-                    bar.set_message(format!("loss {:.3}, score {:.3}", point.loss, point.score));
-                    progress.curve.0.push(point);
-                }
+                let (loss, score) =
+                    if progress.diverged { (f64::NAN, f64::NAN) } else { (sum / count as f64, score()?) };
+                bar.set_message(format!("loss {loss:.3}, score {score:.3}"));
+                progress.curve.0.push(Point { step: progress.steps, loss, score });
                 checkpoint::save(&path, plan, &progress, variables, &adam)?;
             }
         }

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
+use candle_nn::init::NormalOrUniform;
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use rand::RngExt;
@@ -21,6 +22,13 @@ pub struct Variables {
 struct Held {
     all: BTreeMap<String, Var>,
     frozen: BTreeSet<String>,
+}
+
+impl Held {
+    /// A variable as a model has it: a constant where it is frozen.
+    fn tensor(&self, name: &str, var: &Var) -> Tensor {
+        if self.frozen.contains(name) { var.as_detached_tensor() } else { var.as_tensor().clone() }
+    }
 }
 
 impl Variables {
@@ -104,23 +112,29 @@ impl Variables {
 
     fn drawn(&self, name: &str, shape: &Shape, init: Init, device: &Device) -> Result<Var> {
         let mut random = random(self.seed, name, 0);
-        let count = shape.elem_count();
         let mut uniform = |lo: f64, up: f64| lo + (up - lo) * random.random::<f64>();
-        let numbers: Vec<f32> = match init {
-            Init::Const(value) => vec![value as f32; count],
-            Init::Uniform { lo, up } => (0..count).map(|_| uniform(lo, up) as f32).collect(),
-            // By Box and Muller, of a number above zero.
-            Init::Randn { mean, stdev } => (0..count)
-                .map(|_| {
-                    let radius = (-2.0 * (1.0 - uniform(0.0, 1.0)).ln()).sqrt();
-                    (mean + stdev * radius * uniform(0.0, std::f64::consts::TAU).cos()) as f32
-                })
-                .collect(),
-            Init::Kaiming { fan, non_linearity, .. } => {
-                let limit = non_linearity.gain() * (3.0 / fan.for_shape(shape) as f64).sqrt();
-                (0..count).map(|_| uniform(-limit, limit) as f32).collect()
+        let init = match init {
+            Init::Kaiming { dist, fan, non_linearity } => {
+                let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+                let limit = 3f64.sqrt() * stdev;
+                match dist {
+                    NormalOrUniform::Normal => Init::Randn { mean: 0.0, stdev },
+                    NormalOrUniform::Uniform => Init::Uniform { lo: -limit, up: limit },
+                }
             }
+            other => other,
         };
+        let mut number = || match init {
+            Init::Const(value) => value,
+            Init::Uniform { lo, up } => uniform(lo, up),
+            // By Box and Muller, of a number above zero.
+            Init::Randn { mean, stdev } => {
+                let radius = (-2.0 * (1.0 - uniform(0.0, 1.0)).ln()).sqrt();
+                mean + stdev * radius * uniform(0.0, std::f64::consts::TAU).cos()
+            }
+            Init::Kaiming { .. } => unreachable!("it was made one of the others"),
+        };
+        let numbers: Vec<f32> = (0..shape.elem_count()).map(|_| number() as f32).collect();
         Var::from_vec(numbers, shape, device)
     }
 }
@@ -147,15 +161,13 @@ impl SimpleBackend for Variables {
                 var
             }
         };
-        Ok(if held.frozen.contains(name) { var.as_detached_tensor() } else { var.as_tensor().clone() })
+        Ok(held.tensor(name, &var))
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
         let held = self.held();
-        held.all
-            .get(name)
-            .map(|var| var.as_tensor().clone())
-            .ok_or_else(|| Error::CannotFindTensor { path: name.to_owned() })
+        let missing = || Error::CannotFindTensor { path: name.to_owned() };
+        held.all.get(name).map(|var| held.tensor(name, var)).ok_or_else(missing)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
