@@ -10,8 +10,9 @@ use crate::training::Curve;
 
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 420;
-/// Pixels of the title above the panels.
+/// Pixels of the title above the panels, and of the names beside them.
 const HEAD: u32 = 56;
+const NAMES: u32 = 220;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const FONT: &str = "Helvetica, Arial, sans-serif";
@@ -46,7 +47,7 @@ pub struct Panel {
     pub mark: Option<f64>,
 }
 
-/// One line of a chart; lines of one name have one colour and one entry in the legend.
+/// One line of a chart; lines of one name have one colour, and the name stands beside the chart once.
 pub struct Line {
     /// What it is of.
     pub name: String,
@@ -55,9 +56,10 @@ pub struct Line {
 }
 
 impl Line {
-    /// The scores of a run.
+    /// The scores of a run, up to where it diverged.
     pub fn of(name: &str, curve: &Curve) -> Self {
-        let points = curve.0.iter().map(|point| (point.step as f64, point.score)).collect();
+        let points = curve.0.iter().filter(|point| point.score.is_finite());
+        let points = points.map(|point| (point.step as f64, point.score)).collect();
         Line { name: name.to_owned(), points }
     }
 }
@@ -103,9 +105,10 @@ impl Panel {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let xs = points().map(|point| point.0).chain(self.mark);
         let (x, y) = (range(xs, 0.0), range(points().map(|point| point.1), 0.05));
-        let mut chart = ChartBuilder::on(area)
+        let (area, beside) = area.split_horizontally(WIDTH - NAMES);
+        let mut chart = ChartBuilder::on(&area)
             .margin_left(20)
-            .margin_right(28)
+            .margin_right(16)
             .margin_bottom(12)
             .x_label_area_size(44)
             .y_label_area_size(64)
@@ -132,41 +135,17 @@ impl Panel {
         }
         for (i, name) in names.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
-            let mut told = false;
             for line in self.lines.iter().filter(|line| line.name == *name) {
-                let series =
-                    LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)).point_size(2);
-                let drawn = chart.draw_series(series)?;
-                if !told {
-                    drawn.label(*name).legend(move |(x, y)| {
-                        PathElement::new([(x, y), (x + 30, y)], colour.stroke_width(3))
-                    });
-                    told = true;
-                }
+                let points = line.points.iter().copied();
+                chart.draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(2))?;
+            }
+            if self.lines.iter().any(|line| line.name == *name) {
+                let y = 24 + 26 * i as i32;
+                beside.draw(&PathElement::new([(0, y), (30, y)], colour.stroke_width(3)))?;
+                beside.draw_text(name, &label.color(&INK), (38, y - 7))?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(self.room())
-            .margin(12)
-            .legend_area_size(40)
-            .label_font(label)
-            .background_style(WHITE.mix(0.8))
-            .border_style(GRID)
-            .draw()?;
         Ok(())
-    }
-}
-
-impl Panel {
-    /// Where names hide little: lines end below where they fall, and above where they rise.
-    fn room(&self) -> SeriesLabelPosition {
-        let ends = self.lines.iter().filter_map(|line| Some(line.points.last()?.1 - line.points.first()?.1));
-        if ends.sum::<f64>() < 0.0 {
-            SeriesLabelPosition::UpperRight
-        } else {
-            SeriesLabelPosition::LowerRight
-        }
     }
 }
 
