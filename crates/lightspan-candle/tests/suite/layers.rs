@@ -7,7 +7,7 @@ use candle_nn::{VarBuilder, VarMap};
 use lightspan::{Error, Sequences, Window};
 use lightspan_candle::{DynamicConvOptions, dynamic_conv, lightspan_error, nn};
 
-use crate::support::{Numbers, to_f64};
+use crate::support::{Numbers, parameters, settled, to_f64};
 
 const CHANNELS: usize = 12;
 const HEADS: usize = 4;
@@ -18,21 +18,6 @@ const KINDS: [nn::ConvKind; 2] = [nn::ConvKind::Light, nn::ConvKind::Dynamic];
 
 fn builder(variables: &VarMap) -> VarBuilder<'static> {
     VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu)
-}
-
-fn parameters(variables: &VarMap) -> BTreeMap<String, Var> {
-    variables.data().lock().unwrap().clone().into_iter().collect()
-}
-
-/// Numbers of our own, the same in each run, for what a layer began with.
-fn settle(variables: &VarMap, dtype: DType) -> Result<()> {
-    let mut numbers = Numbers::new(23);
-    for var in parameters(variables).values() {
-        let drawn = numbers.draw(var.dims(), lightspan::DType::F32, 0.5).tensor()?;
-        // The same in every type: what bf16 and f16 both hold.
-        var.set(&drawn.to_dtype(DType::BF16)?.to_dtype(DType::F16)?.to_dtype(dtype)?)?;
-    }
-    Ok(())
 }
 
 fn tokens(seed: u64) -> Result<Tensor> {
@@ -57,8 +42,7 @@ fn built<L>(
 ) -> Result<(L, BTreeMap<String, Var>)> {
     let variables = VarMap::new();
     let layer = new(VarBuilder::from_varmap(&variables, dtype, &Device::Cpu))?;
-    settle(&variables, dtype)?;
-    Ok((layer, parameters(&variables)))
+    Ok((layer, settled(&variables, dtype)?))
 }
 
 type Forward = Box<dyn Fn(bool) -> Result<Tensor>>;

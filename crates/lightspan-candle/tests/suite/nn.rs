@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Device, ModuleT, Result, Tensor};
+use candle_core::{D, DType, Device, ModuleT, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap, ops};
 use lightspan::{Error, Sequences, Window};
 use lightspan_candle::{lightspan_error, nn};
 
-use crate::support::{Numbers, Unfused, to_f64};
+use crate::support::{Numbers, Unfused, settled, to_f64};
 
 const CHANNELS: usize = 12;
 const CONV: usize = 8;
@@ -21,18 +21,7 @@ fn builder(variables: &VarMap) -> VarBuilder<'static> {
     VarBuilder::from_varmap(variables, DType::F32, &Device::Cpu)
 }
 
-/// The parameters of a layer, and numbers of our own in the place of what it began with.
-fn parameters(variables: &VarMap) -> Result<BTreeMap<String, Tensor>> {
-    let mut numbers = Numbers::new(31);
-    let data = variables.data().lock().unwrap();
-    let sorted: BTreeMap<_, _> = data.iter().collect();
-    for var in sorted.values() {
-        var.set(&numbers.draw(var.dims(), lightspan::DType::F32, 0.5).tensor()?)?;
-    }
-    Ok(sorted.into_iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect())
-}
-
-fn names(parameters: &BTreeMap<String, Tensor>) -> Vec<(&str, &[usize])> {
+fn names(parameters: &BTreeMap<String, Var>) -> Vec<(&str, &[usize])> {
     parameters.iter().map(|(name, tensor)| (&name[..], tensor.dims())).collect()
 }
 
@@ -48,7 +37,7 @@ fn config(glu: bool, normalize_before: bool, window: Window) -> nn::LayerConfig 
 
 /// What a layer computes, of candle's own operations.
 struct Expected<'a> {
-    parameters: BTreeMap<String, Tensor>,
+    parameters: BTreeMap<String, Var>,
     config: nn::LayerConfig,
     sequences: &'a Sequences,
 }
@@ -140,7 +129,7 @@ fn assert_close(found: &Tensor, expected: &Tensor, sequences: &Sequences) -> Res
 
 /// Fails unless every parameter has a gradient that is not all zeros; but for what a softmax does not change with: a bias of
 /// keys adds the same to all scores of a query.
-fn assert_learns(y: &Tensor, parameters: &BTreeMap<String, Tensor>) -> Result<()> {
+fn assert_learns(y: &Tensor, parameters: &BTreeMap<String, Var>) -> Result<()> {
     let gradients = y.powf(3.0)?.sum_all()?.backward()?;
     for (name, parameter) in parameters {
         let gradient = gradients.get(parameter).unwrap_or_else(|| panic!("{name} has no gradient"));
@@ -161,7 +150,8 @@ fn an_encoder_layer_is_what_its_parts_are() -> Result<()> {
             let config = config(glu, before, Window::same(WIDTH).unwrap());
             let variables = VarMap::new();
             let layer = nn::encoder_layer(kind, &config, builder(&variables))?;
-            let expected = Expected { parameters: parameters(&variables)?, config, sequences: &sequences };
+            let expected =
+                Expected { parameters: settled(&variables, DType::F32)?, config, sequences: &sequences };
             let y = layer.forward_with(&x, Some(&sequences), false)?;
             let z = expected.around("layer_norms.0", &x, |x| expected.block(kind, x))?;
             let z = expected.around("layer_norms.1", &z, |x| expected.feed_forward(x))?;
@@ -183,7 +173,7 @@ fn a_decoder_layer_is_what_its_parts_are() -> Result<()> {
             let config = config(true, before, Window::causal(WIDTH).unwrap());
             let variables = VarMap::new();
             let layer = nn::decoder_layer(kind, &config, builder(&variables))?;
-            let expected = Expected { parameters: parameters(&variables)?, config, sequences: &all };
+            let expected = Expected { parameters: settled(&variables, DType::F32)?, config, sequences: &all };
             let given = nn::Memory { tokens: &memory, sequences: Some(&sources) };
             let y = layer.forward_with(&x, None, given, false)?;
             let z = expected.around("conv_layer_norm", &x, |x| expected.block(kind, x))?;
@@ -228,11 +218,11 @@ fn parameters_have_the_names_of_fairseq() -> Result<()> {
         ("linear2.bias", &[CHANNELS]),
         ("linear2.weight", &[CHANNELS, CONV]),
     ];
-    assert_eq!(names(&parameters(&variables)?), expected);
+    assert_eq!(names(&settled(&variables, DType::F32)?), expected);
 
     let variables = VarMap::new();
     nn::decoder_layer(nn::ConvKind::Dynamic, &config, builder(&variables))?;
-    let found = parameters(&variables)?;
+    let found = settled(&variables, DType::F32)?;
     let found: Vec<&str> = found.keys().map(|name| &name[..]).collect();
     let mut expected = vec!["conv.conv_bias".to_owned()];
     for layer in [
@@ -262,7 +252,7 @@ fn span_conv_has_the_names_of_transformers_and_is_the_operator() -> Result<()> {
     let (variables, window) = (VarMap::new(), Window::same(WIDTH).unwrap());
     let config = nn::ConvConfig { bias: true, ..Default::default() };
     let layer = nn::span_conv(CHANNELS, OUTPUTS, HEADS, window, config, builder(&variables))?;
-    let parameters = parameters(&variables)?;
+    let parameters = settled(&variables, DType::F32)?;
     let expected: [(&str, &[usize]); 6] = [
         ("bias", &[OUTPUTS]),
         ("conv_kernel_layer.bias", &[HEADS * WIDTH]),
@@ -300,7 +290,7 @@ fn training_drops_other_weights_in_each_call_and_the_same_in_each_run() -> Resul
         let variables = VarMap::new();
         let config = nn::ConvConfig { seed, ..config };
         let layer = nn::dynamic_conv(CHANNELS, HEADS, window, config, builder(&variables).pp(name))?;
-        parameters(&variables)?;
+        settled(&variables, DType::F32)?;
         let run = |train| to_f64(&layer.forward_t(&x, train)?);
         Ok([run(false)?, run(true)?, run(true)?])
     };

@@ -6,7 +6,7 @@ mod unfused;
 
 pub use case::{ConvCase, conv_case};
 pub use check::{Call, check, device};
-pub use model::{assert_same_model, fixture, normalized};
+pub use model::{assert_same_model, fixture, normalized, parameters, settled};
 pub use numbers::{Numbers, Place, Values, candle, to_f64};
 pub use unfused::Unfused;
 
