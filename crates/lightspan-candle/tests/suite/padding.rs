@@ -7,7 +7,7 @@ use candle_nn::{VarBuilder, VarMap};
 use lightspan::{Sequences, Window};
 use lightspan_candle::nn;
 
-use crate::support::{Numbers, to_f64};
+use crate::support::{Numbers, settled, to_f64};
 
 const CHANNELS: usize = 12;
 const HEADS: usize = 4;
@@ -40,12 +40,7 @@ fn bits<L>(
 ) -> Result<BTreeMap<String, Vec<u32>>> {
     let variables = VarMap::new();
     let layer = new(VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu))?;
-    let mut parameters: BTreeMap<String, Var> =
-        variables.data().lock().unwrap().clone().into_iter().collect();
-    let mut numbers = Numbers::new(17);
-    for parameter in parameters.values() {
-        parameter.set(&numbers.draw(parameter.dims(), lightspan::DType::F32, 0.5).tensor()?)?;
-    }
+    let mut parameters = settled(&variables, DType::F32)?;
     let x = tokens(1, TIME, &LENGTHS, padding[0])?;
     let memory = tokens(2, MEMORY_TIME, &MEMORY, padding[1])?;
     let y = seen(&forward(&layer, &x, &memory)?, &LENGTHS)?;

@@ -12,8 +12,7 @@ pub use unfused::Unfused;
 
 use proptest::test_runner::Config;
 
-/// So many cases; as many as the environment variable `PROPTEST_CASES` says, where it says.
+/// `cases` drawn cases, or as many as the environment variable `PROPTEST_CASES` says.
 pub fn config(cases: u32) -> Config {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     Config { cases, failure_persistence: None, ..Config::default() }
 }
