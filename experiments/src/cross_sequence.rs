@@ -15,10 +15,8 @@ use crate::picture::{Line, Panel, Picture};
 use crate::random::random;
 use crate::report::Report;
 use crate::table::{percent, table};
-use crate::training::{Curve, Plan, Rate, Record, Variables};
+use crate::training::{Curve, Plan, Record, Variables};
 
-/// Points of each curve.
-const POINTS: usize = 10;
 /// Pairs of strings that a run is judged by.
 const JUDGED: usize = 256;
 
@@ -172,15 +170,9 @@ impl Run<'_> {
         let variables = Variables::new(self.seed, self.device);
         let model = Model::new(self, &variables.builder())?;
         let Options { ref common, symbols, steps, batch, rate, .. } = *self.options;
-        let name = self.arm.name().to_lowercase().replace([',', ' '], "-");
-        let plan = Plan {
-            name: format!("{name}-{}-{}", self.length, self.seed),
-            settings: format!("{:?}, {batch}, {symbols}, {}", self.size, common.place()),
-            steps,
-            every: steps.div_ceil(POINTS),
-            rate,
-            schedule: Rate::UpAndDown,
-        };
+        let name = format!("{}-{}-{}", self.arm.name(), self.length, self.seed);
+        let settings = format!("{:?}, {batch}, {symbols}, {}", self.size, common.place());
+        let plan = Plan::new(&name, settings, steps, rate);
         let (judged, expected) = self.pairs("judged", 0, JUDGED)?;
         record.train(
             &plan,

@@ -22,13 +22,11 @@ use crate::options::{Common, count, distinct, rate};
 use crate::picture::{Line, Panel, Picture};
 use crate::report::Report;
 use crate::table::{percent, table};
-use crate::training::{Curve, Plan, Rate, Record, Variables};
+use crate::training::{Curve, Plan, Record, Variables};
 
 /// Tokens of a stretch of text, which no task has more of: all positions are learned. And stretches in a batch.
 const LENGTH: usize = 64;
 const STRETCHES: usize = 16;
-/// Points of each curve.
-const POINTS: usize = 10;
 
 /// Which backbones, which tasks, and what learns.
 #[derive(Args, Clone, Debug)]
@@ -223,16 +221,11 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn plan(&self, name: String, steps: usize, rate: f64) -> Plan {
+    fn plan(&self, name: &str, steps: usize, rate: f64) -> Plan {
         let Options { common, batch, bits, tune, text_steps, .. } = self.options;
-        Plan {
-            name: name.to_lowercase().replace([',', ' '], "-"),
-            settings: format!("{:?}, {batch}, {bits}, {tune:?}, {text_steps}, {}", self.size, common.place()),
-            steps,
-            every: steps.div_ceil(POINTS),
-            rate,
-            schedule: Rate::UpAndDown,
-        }
+        let settings =
+            format!("{:?}, {batch}, {bits}, {tune:?}, {text_steps}, {}", self.size, common.place());
+        Plan::new(name, settings, steps, rate)
     }
 
     /// A backbone that goes on with a text.
@@ -254,7 +247,7 @@ impl Bench<'_> {
             let expected = tokens.narrow(1, 1, LENGTH)?.contiguous()?.flatten_all()?;
             loss::cross_entropy(&embedding.logits(&y.flatten(0, 1)?)?, &expected)
         };
-        let plan = self.plan(format!("{}-{seed}-text", kind.name()), self.options.text_steps, 3e-3);
+        let plan = self.plan(&format!("{}-{seed}-text", kind.name()), self.options.text_steps, 3e-3);
         self.record.train(
             &plan,
             &variables,
@@ -342,7 +335,7 @@ impl TaskRun<'_> {
             problems.accuracy(&model.forward(inputs, problems.answers(), false)?, expected)
         };
         let name = format!("{}-{}-{}-{rate:e}-{}", self.kind.name(), self.task.name(), self.arm, self.seed);
-        let plan = bench.plan(name, bench.options.steps, rate);
+        let plan = bench.plan(&name, bench.options.steps, rate);
         let loss = |step| {
             let Batch { inputs, expected } = problems.batch(self.seed, Purpose::Step(step))?;
             problems.loss(&model.forward(&inputs, problems.answers(), true)?, &expected)

@@ -10,6 +10,7 @@ pub mod model;
 pub mod options;
 pub mod picture;
 pub mod pretrain;
+pub mod pretraining;
 pub mod random;
 pub mod replaced_token;
 pub mod report;

@@ -7,19 +7,18 @@ use candle_nn::loss;
 use clap::Args;
 use lightspan_candle::Sequences;
 
-use crate::categories::{Categories, Judge, LONGEST, rows};
+use crate::categories::{Judge, LONGEST, rows};
 use crate::data::span_corruption::{Corrupted, Counts, corrupt};
 use crate::data::text::{Definition, SENTINELS, Text};
 use crate::model::{Kind, Seq2Seq, Size, Sizes};
-use crate::options::{Common, count, distinct, rate};
-use crate::picture::{Line, Panel, Picture};
+use crate::options::{Common, count, distinct};
+use crate::picture::Picture;
+use crate::pretraining::{Learned, Phase, Pretraining, panels};
 use crate::random::random;
 use crate::report::Report;
 use crate::table::{percent, table};
-use crate::training::{Curve, Plan, Rate, Record, Variables};
+use crate::training::{Curve, Plan, Record, Variables};
 
-/// Points of each curve.
-const POINTS: usize = 10;
 /// Stretches of text that are judged at once.
 const JUDGED_AT_ONCE: usize = 64;
 
@@ -41,18 +40,9 @@ pub struct Options {
     /// Tokens of a stretch of text before it is corrupted
     #[arg(long, default_value_t = 64, value_parser = count(4096))]
     pub length: usize,
-    /// Stretches in a batch
-    #[arg(long, default_value_t = 16, value_parser = count(65536))]
-    pub batch: usize,
-    /// Steps of pre-training
-    #[arg(long, default_value_t = 3000, value_parser = count(1000000000))]
-    pub steps: usize,
-    /// Learning rate of pre-training
-    #[arg(long, default_value_t = 3e-3, value_parser = rate)]
-    pub rate: f64,
-    /// What is learned afterwards.
+    /// How long, and from how much.
     #[command(flatten)]
-    pub categories: Categories,
+    pub pretraining: Pretraining,
 }
 
 /// What came of one kind and one seed.
@@ -64,10 +54,8 @@ pub struct Outcome {
     pub seed: u64,
     /// Numbers of the model.
     pub parameters: usize,
-    /// Pre-training, with the loss of text that is held out.
-    pub pretraining: Curve,
-    /// Accuracy with pre-training, and without.
-    pub tuning: [Curve; 2],
+    /// Its curves; that of pre-training has the loss of text that is held out.
+    pub learned: Learned,
 }
 
 impl Options {
@@ -84,7 +72,7 @@ impl Options {
             "an LSTM reads in one direction, and is no encoder: --kinds"
         );
         distinct("--kinds", &self.kinds)?;
-        self.categories.check(text)?;
+        self.pretraining.categories.check(text)?;
         self.sizes.with_width(self.width)
     }
 }
@@ -125,10 +113,11 @@ impl Run<'_> {
         let pretraining = self.pretrain(record, &pretrained)?;
         let scratch = Variables::new(self.seed, self.device);
         let tuning = [
-            self.tune(record, "tuned", &pretrained.copied(self.seed)?)?,
-            self.tune(record, "from-scratch", &scratch)?,
+            self.tune(record, Phase::Tuned, &pretrained.copied(self.seed)?)?,
+            self.tune(record, Phase::FromScratch, &scratch)?,
         ];
-        Ok(Outcome { kind: self.kind, seed: self.seed, parameters: pretrained.count(), pretraining, tuning })
+        let learned = Learned { pretraining, tuning };
+        Ok(Outcome { kind: self.kind, seed: self.seed, parameters: pretrained.count(), learned })
     }
 
     fn model(&self, variables: &Variables) -> candle_core::Result<Seq2Seq> {
@@ -136,27 +125,20 @@ impl Run<'_> {
         Seq2Seq::new(self.kind, &self.size, self.text.vocabulary(), positions, &variables.builder())
     }
 
-    fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { ref common, length, batch, categories: Categories { labelled, judged, .. }, .. } =
-            *self.options;
-        Plan {
-            name: format!("{}-{}-{phase}", self.kind.name().to_lowercase(), self.seed),
-            settings: format!("{:?}, {length}, {batch}, {labelled}, {judged}, {}", self.size, common.place()),
-            steps,
-            every: steps.div_ceil(POINTS),
-            rate,
-            schedule: Rate::UpAndDown,
-        }
+    fn plan(&self, phase: Phase) -> Plan {
+        let Options { common, length, pretraining, .. } = self.options;
+        let settings = format!("{:?}, {length}, {}", self.size, common.place());
+        pretraining.plan(&format!("{}-{}", self.kind.name(), self.seed), phase, &settings)
     }
 
     fn pretrain(&self, record: &Record, variables: &Variables) -> Result<Curve> {
         let model = self.model(variables)?;
-        let plan = self.plan("pretraining", self.options.steps, self.options.rate);
+        let plan = self.plan(Phase::Pretraining);
         // The same for all seeds and kinds.
         let judged: Vec<Corrupted> =
             (0..2 * JUDGED_AT_ONCE).map(|i| self.stretch(&self.text.held_out, (0, "judged"), i)).collect();
         let loss_of = |stretches: &[Corrupted], train| self.loss(&model, stretches, train);
-        let batch = self.options.batch;
+        let batch = self.options.pretraining.batch;
         record.train(
             &plan,
             variables,
@@ -195,11 +177,10 @@ impl Run<'_> {
         loss::cross_entropy(&logits, &targets.flatten_all()?)
     }
 
-    fn tune(&self, record: &Record, phase: &str, variables: &Variables) -> Result<Curve> {
+    fn tune(&self, record: &Record, phase: Phase, variables: &Variables) -> Result<Curve> {
         let model = Teller { run: self, model: self.model(variables)? };
-        let categories = &self.options.categories;
-        let plan = self.plan(phase, categories.tuning_steps, categories.tuning_rate);
-        categories.learn(record, &plan, variables, (self.text, self.seed), &model)
+        let categories = &self.options.pretraining.categories;
+        categories.learn(record, &self.plan(phase), variables, (self.text, self.seed), &model)
     }
 }
 
@@ -227,8 +208,9 @@ impl Judge for Teller<'_> {
 fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> {
     let rows = options.kinds.iter().map(|&kind| {
         let of_kind = || outcomes.iter().filter(|outcome| outcome.kind == kind);
-        let losses: Vec<f64> = of_kind().map(|outcome| outcome.pretraining.score()).collect();
-        let accuracy = |i: usize| of_kind().map(|outcome| outcome.tuning[i].score()).collect::<Vec<_>>();
+        let losses: Vec<f64> = of_kind().map(|outcome| outcome.learned.pretraining.score()).collect();
+        let accuracy =
+            |i: usize| of_kind().map(|outcome| outcome.learned.tuning[i].score()).collect::<Vec<_>>();
         let (with, without) = (accuracy(0), accuracy(1));
         let gains: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with - without).collect();
         vec![
@@ -248,15 +230,8 @@ fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> {
         "pre-trained",
         "gain",
     ];
-    let lines = |curve: fn(&Outcome) -> &Curve| {
-        outcomes.iter().map(move |outcome| Line::of(outcome.kind.name(), curve(outcome))).collect()
-    };
-    let panel = |x, y, lines| Panel { x, y, lines, mark: None };
-    let panels = vec![
-        panel("steps of pre-training", "loss of held-out spans", lines(|outcome| &outcome.pretraining)),
-        panel("steps after pre-training", "accuracy", lines(|outcome| &outcome.tuning[0])),
-        panel("steps from scratch", "accuracy", lines(|outcome| &outcome.tuning[1])),
-    ];
+    let models = outcomes.iter().map(|outcome| (outcome.kind.name(), &outcome.learned));
+    let panels = panels("loss of held-out spans", models);
     let title = "Pre-training by spans, then categories of definitions".to_owned();
     Ok(Report { table: table(&head, rows).to_string(), picture: Picture { title, panels }.svg()? })
 }

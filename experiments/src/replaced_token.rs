@@ -9,21 +9,20 @@ use clap::Args;
 use lightspan_candle::Sequences;
 use rand::RngExt;
 
-use crate::categories::{Categories, Judge, LONGEST, rows};
+use crate::categories::{Judge, LONGEST, rows};
 use crate::data::replaced_tokens::{Replaced, mask, ranked, replace, sample};
 use crate::data::text::{CATEGORIES, Definition, Text};
 use crate::model::{Branch, Embedding, Size, Sizes, Stack, binary_cross_entropy, linear};
-use crate::options::{Common, count, distinct, rate};
-use crate::picture::{Line, Panel, Picture};
+use crate::options::{Common, count, distinct};
+use crate::picture::Picture;
+use crate::pretraining::{Learned, Phase, Pretraining, panels};
 use crate::random::random;
 use crate::report::Report;
 use crate::table::{percent, table};
-use crate::training::{Curve, Plan, Rate, Record, Variables};
+use crate::training::{Curve, Plan, Record, Variables};
 
 /// Tokens of a stretch of text.
 const LENGTH: usize = 64;
-/// Points of each curve.
-const POINTS: usize = 10;
 /// Stretches that a discriminator is judged by.
 const JUDGED: usize = 128;
 /// How much the loss of a discriminator counts beside that of its generator (Clark et al. 2020).
@@ -47,18 +46,9 @@ pub struct Options {
     /// Taps of the convolutions
     #[arg(long, default_value_t = 9, value_parser = count(4096))]
     pub width: usize,
-    /// Stretches of 64 tokens in a batch
-    #[arg(long, default_value_t = 16, value_parser = count(65536))]
-    pub batch: usize,
-    /// Steps of pre-training
-    #[arg(long, default_value_t = 3000, value_parser = count(1000000000))]
-    pub steps: usize,
-    /// Learning rate of pre-training
-    #[arg(long, default_value_t = 3e-3, value_parser = rate)]
-    pub rate: f64,
-    /// What is learned afterwards.
+    /// How long, and from how much.
     #[command(flatten)]
-    pub categories: Categories,
+    pub pretraining: Pretraining,
 }
 
 /// What came of one branch and one seed.
@@ -68,10 +58,8 @@ pub struct Outcome {
     pub branch: Branch,
     /// Numbers of the discriminator that learns categories, its table of tokens among them.
     pub parameters: usize,
-    /// Pre-training, with the probability that a token that was replaced is ranked above one that was not.
-    pub pretraining: Curve,
-    /// Accuracy with pre-training, and without.
-    pub tuning: [Curve; 2],
+    /// Its curves; that of pre-training has the probability that a token that was replaced is ranked above one that was not.
+    pub learned: Learned,
 }
 
 impl Options {
@@ -80,7 +68,7 @@ impl Options {
         distinct("--branches", &self.branches)?;
         let heads = self.sizes.heads;
         ensure!(heads.is_multiple_of(2), "of {heads} heads half convolve: --heads");
-        self.categories.check(text)?;
+        self.pretraining.categories.check(text)?;
         let part = Sizes { channels: self.sizes.channels / self.generator_part, ..self.sizes };
         let generator = part.with_width(self.width).context("the generator: --generator-part");
         Ok([self.sizes.with_width(self.width)?, generator?])
@@ -153,21 +141,16 @@ impl Run<'_> {
         let pretraining = self.pretrain(record, &both)?;
         let pretrained = both.copied(self.seed)?.without("generator.").without("discriminator.replaced.");
         let scratch = Variables::new(self.seed, self.device);
-        let tuning = [self.tune(record, "tuned", &pretrained)?, self.tune(record, "from-scratch", &scratch)?];
-        Ok(Outcome { branch: self.branch, parameters: scratch.count(), pretraining, tuning })
+        let tuning =
+            [self.tune(record, Phase::Tuned, &pretrained)?, self.tune(record, Phase::FromScratch, &scratch)?];
+        let learned = Learned { pretraining, tuning };
+        Ok(Outcome { branch: self.branch, parameters: scratch.count(), learned })
     }
 
-    fn plan(&self, phase: &str, steps: usize, rate: f64) -> Plan {
-        let Options { ref common, batch, categories: Categories { labelled, judged, .. }, .. } =
-            *self.options;
-        Plan {
-            name: format!("{}-{}-{phase}", self.branch.name().replace(' ', "-"), self.seed),
-            settings: format!("{:?}, {batch}, {labelled}, {judged}, {}", self.sizes, common.place()),
-            steps,
-            every: steps.div_ceil(POINTS),
-            rate,
-            schedule: Rate::UpAndDown,
-        }
+    fn plan(&self, phase: Phase) -> Plan {
+        let Options { common, pretraining, .. } = self.options;
+        let settings = format!("{:?}, {}", self.sizes, common.place());
+        pretraining.plan(&format!("{}-{}", self.branch.name(), self.seed), phase, &settings)
     }
 
     /// The table of tokens and positions.
@@ -188,7 +171,7 @@ impl Run<'_> {
             discriminator: self.discriminator("replaced", 1, &vb)?,
         };
         let judged = self.judged();
-        let plan = self.plan("pretraining", self.options.steps, self.options.rate);
+        let plan = self.plan(Phase::Pretraining);
         record.train(
             &plan,
             variables,
@@ -217,7 +200,7 @@ impl Run<'_> {
 
     /// The generator's cross entropy of what it says, and the discriminator's of what was replaced.
     fn loss(&self, models: &Both, step: usize) -> candle_core::Result<Tensor> {
-        let batch = self.options.batch;
+        let batch = self.options.pretraining.batch;
         let texts: Vec<Vec<u32>> = (0..batch)
             .map(|i| self.text.stretch(&self.text.training, LENGTH, self.seed, "text", step * batch + i))
             .collect();
@@ -271,13 +254,12 @@ impl Run<'_> {
         Sequences::batch(batch, time).map_err(candle_core::Error::wrap)
     }
 
-    fn tune(&self, record: &Record, phase: &str, variables: &Variables) -> Result<Curve> {
+    fn tune(&self, record: &Record, phase: Phase, variables: &Variables) -> Result<Curve> {
         let vb = variables.builder();
         let model = self.discriminator("category", CATEGORIES.len(), &vb)?;
         let model = Teller { run: self, embedding: self.embedding(&vb)?, model };
-        let categories = &self.options.categories;
-        let plan = self.plan(phase, categories.tuning_steps, categories.tuning_rate);
-        categories.learn(record, &plan, variables, (self.text, self.seed), &model)
+        let categories = &self.options.pretraining.categories;
+        categories.learn(record, &self.plan(phase), variables, (self.text, self.seed), &model)
     }
 }
 
@@ -305,8 +287,9 @@ impl Judge for Teller<'_> {
 fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> {
     let rows = options.branches.iter().map(|&branch| {
         let of_branch = || outcomes.iter().filter(|outcome| outcome.branch == branch);
-        let ranks: Vec<f64> = of_branch().map(|outcome| outcome.pretraining.score()).collect();
-        let accuracy = |i: usize| of_branch().map(|outcome| outcome.tuning[i].score()).collect::<Vec<_>>();
+        let ranks: Vec<f64> = of_branch().map(|outcome| outcome.learned.pretraining.score()).collect();
+        let accuracy =
+            |i: usize| of_branch().map(|outcome| outcome.learned.tuning[i].score()).collect::<Vec<_>>();
         vec![
             branch.name().to_owned(),
             of_branch().next().map_or(0, |outcome| outcome.parameters).to_string(),
@@ -322,15 +305,8 @@ fn report(options: &Options, outcomes: &[Outcome]) -> Result<Report> {
         "accuracy, %, from scratch",
         "pre-trained",
     ];
-    let lines = |curve: fn(&Outcome) -> &Curve| {
-        outcomes.iter().map(move |outcome| Line::of(outcome.branch.name(), curve(outcome))).collect()
-    };
-    let panel = |x, y, lines| Panel { x, y, lines, mark: None };
-    let panels = vec![
-        panel("steps of pre-training", "replaced ranked above kept", lines(|outcome| &outcome.pretraining)),
-        panel("steps after pre-training", "accuracy", lines(|outcome| &outcome.tuning[0])),
-        panel("steps from scratch", "accuracy", lines(|outcome| &outcome.tuning[1])),
-    ];
+    let models = outcomes.iter().map(|outcome| (outcome.branch.name(), &outcome.learned));
+    let panels = panels("replaced ranked above kept", models);
     let title = "Replaced tokens, then categories of definitions".to_owned();
     Ok(Report { table: table(&head, rows).to_string(), picture: Picture { title, panels }.svg()? })
 }

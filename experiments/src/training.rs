@@ -7,6 +7,6 @@ mod record;
 mod variables;
 
 pub use adam::Adam;
-pub use plan::{Plan, Rate};
+pub use plan::Plan;
 pub use record::{Curve, Point, Record, Stopped};
 pub use variables::Variables;

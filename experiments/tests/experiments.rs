@@ -93,8 +93,8 @@ fn pretrain_learns() {
                  --labelled 800 --tuning-steps 120 --tuning-rate 1e-2 --judged 400";
     for outcome in outcomes("pretrain", flags, "300", pretrain::run) {
         let name = outcome.kind.name();
-        falls(&format!("{name}, text"), &outcome.pretraining, 1.0);
-        for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.tuning) {
+        falls(&format!("{name}, text"), &outcome.learned.pretraining, 1.0);
+        for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.learned.tuning) {
             falls(&format!("{name}, categories {phase}"), curve, 4.0);
             // Chance is one in eight, and of 400 it is within six deviations of 1.7 %.
             assert!(curve.score() > 0.18, "{name}, {phase}: {}", curve.score());
@@ -141,8 +141,8 @@ fn replaced_token_learns() {
                  --labelled 800 --tuning-steps 120 --tuning-rate 1e-2 --judged 400";
     for outcome in outcomes("replaced_token", flags, "300", replaced_token::run) {
         let name = outcome.branch.name();
-        falls(&format!("{name}, text"), &outcome.pretraining, 3.0);
-        for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.tuning) {
+        falls(&format!("{name}, text"), &outcome.learned.pretraining, 3.0);
+        for (phase, curve) in ["after it", "from scratch"].iter().zip(&outcome.learned.tuning) {
             falls(&format!("{name}, categories {phase}"), curve, 0.5);
             assert!(curve.score() > 0.18, "{name}, {phase}: {}", curve.score());
         }

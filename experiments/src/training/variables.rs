@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Error, Result, Shape, Tensor, Var};
 use candle_nn::init::NormalOrUniform;
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use rand::RngExt;
+use rand::{Rng, RngExt};
 
 use crate::random::random;
 
@@ -112,31 +113,32 @@ impl Variables {
 
     fn drawn(&self, name: &str, shape: &Shape, init: Init, device: &Device) -> Result<Var> {
         let mut random = random(self.seed, name, 0);
-        let mut uniform = |lo: f64, up: f64| lo + (up - lo) * random.random::<f64>();
-        let init = match init {
+        let mut number = || match init {
+            Init::Const(value) => value,
+            Init::Uniform { lo, up } => uniform(&mut random, lo, up),
+            Init::Randn { mean, stdev } => mean + normal(&mut random, stdev),
             Init::Kaiming { dist, fan, non_linearity } => {
                 let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
                 let limit = 3f64.sqrt() * stdev;
                 match dist {
-                    NormalOrUniform::Normal => Init::Randn { mean: 0.0, stdev },
-                    NormalOrUniform::Uniform => Init::Uniform { lo: -limit, up: limit },
+                    NormalOrUniform::Normal => normal(&mut random, stdev),
+                    NormalOrUniform::Uniform => uniform(&mut random, -limit, limit),
                 }
             }
-            other => other,
-        };
-        let mut number = || match init {
-            Init::Const(value) => value,
-            Init::Uniform { lo, up } => uniform(lo, up),
-            // By Box and Muller, of a number above zero.
-            Init::Randn { mean, stdev } => {
-                let radius = (-2.0 * (1.0 - uniform(0.0, 1.0)).ln()).sqrt();
-                mean + stdev * radius * uniform(0.0, std::f64::consts::TAU).cos()
-            }
-            Init::Kaiming { .. } => unreachable!("it was made one of the others"),
         };
         let numbers: Vec<f32> = (0..shape.elem_count()).map(|_| number() as f32).collect();
         Var::from_vec(numbers, shape, device)
     }
+}
+
+fn uniform(random: &mut impl Rng, lo: f64, up: f64) -> f64 {
+    lo + (up - lo) * random.random::<f64>()
+}
+
+/// With a mean of zero, by Box and Muller, of a number above zero.
+fn normal(random: &mut impl Rng, stdev: f64) -> f64 {
+    let radius = (-2.0 * (1.0 - uniform(random, 0.0, 1.0)).ln()).sqrt();
+    stdev * radius * uniform(random, 0.0, TAU).cos()
 }
 
 impl SimpleBackend for Variables {
