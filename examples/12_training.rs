@@ -1,7 +1,7 @@
 //! 12. Training: gradients, weight dropout, and a filter that learns a delay.
 //!
-//! Every operator has a backward pass: from the gradient of its output to those of its inputs. Nothing has to be kept from
-//! the forward pass but what went in: the weights are computed again.
+//! Convolutions, attention and linear layers have a backward pass: from the gradient of their output to those of their inputs. Of
+//! a convolution's forward pass nothing has to be kept but what went in: the weights are computed again.
 //!
 //! ```text
 //! dx[s, c]      = sum_j w[h(c), j] dy[s - j + P, c]
