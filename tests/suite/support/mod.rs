@@ -102,7 +102,8 @@ fn wgpu() -> Option<Device> {
     }
 }
 
-/// `cases` drawn cases, or as many as the environment variable `PROPTEST_CASES` says; new ones in each run, but for `PROPTEST_RNG_SEED`.
+/// `cases` drawn cases, or in `proptest!` as many as the environment variable `PROPTEST_CASES` says; new ones in each run, but for
+/// `PROPTEST_RNG_SEED`.
 /// A failure prints the case, shrunk.
 pub fn config(cases: u32) -> Config {
     Config { cases, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() }
